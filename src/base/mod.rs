@@ -1,0 +1,5 @@
+//! What every floor shares: the shape of a cache, and the SIMD vocabulary.
+
+mod shape;
+
+pub use shape::{CacheShape, ShapeError};

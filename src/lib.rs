@@ -1,0 +1,4 @@
+//! headwise: a paged KV-cache block manager in which **every attention head has its own page
+//! table**, with its own length (whole pages are evicted head by head) and its own page format.
+
+pub mod base;
