@@ -2,3 +2,4 @@
 //! table**, with its own length (whole pages are evicted head by head) and its own page format.
 
 pub mod base;
+pub mod format;

@@ -1,0 +1,46 @@
+//! bfloat16.
+
+use half::{bf16, slice::HalfFloatSliceExt};
+
+use super::Codec;
+use crate::base::simd::Simd;
+
+/// See [`SlotFormat::Bf16`](super::SlotFormat::Bf16).
+#[derive(Clone, Copy, Debug)]
+pub struct Bf16;
+
+impl Codec for Bf16 {
+    const NAME: &'static str = "bf16";
+
+    fn payload_bytes(head_dim: usize) -> usize {
+        2 * head_dim
+    }
+
+    fn scale_bytes(_head_dim: usize) -> usize {
+        0
+    }
+
+    fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) {
+        // Regions start on 16 bytes and rows are whole 32-byte units, so the cast is aligned.
+        bytemuck::cast_slice_mut::<u8, bf16>(payload).convert_from_f32_slice(src);
+    }
+
+    fn decode(payload: &[u8], _scales: &[u8], dst: &mut [f32]) {
+        bytemuck::cast_slice::<u8, bf16>(payload).convert_to_f32_slice(dst);
+    }
+
+    fn poison(payload: &mut [u8], _scales: &mut [u8]) {
+        payload.fill(0xff);
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(
+        simd: S,
+        payload: *const u8,
+        _scales: *const u8,
+        channel: usize,
+    ) -> S::V {
+        // SAFETY: the caller's slot holds `channel + LANES` values of two bytes.
+        unsafe { simd.load_bf16(payload.add(2 * channel)) }
+    }
+}

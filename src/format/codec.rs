@@ -1,0 +1,51 @@
+//! What a format is.
+
+use crate::base::simd::Simd;
+
+/// How one slot (one token of one KV head) of K or of V becomes bytes.
+///
+/// A slot has a *payload* (its `head_dim` values) and, in some formats, *scales*; a page keeps the
+/// payloads of all its slots together, then the scales, so that kernels stream both. All sizes are
+/// functions of `head_dim` alone, which is a multiple of
+/// [`CacheShape::HEAD_DIM_ALIGN`](crate::base::CacheShape::HEAD_DIM_ALIGN).
+///
+/// # What implementors must keep
+/// * `decode(encode(x))` of finite `x` is finite, and non-finite values do not become finite ones.
+/// * [`poison`](Self::poison) makes every value of the slot decode to NaN.
+/// * [`load`](Self::load) returns exactly what [`decode`](Self::decode) writes.
+pub trait Codec: Copy + Send + Sync + 'static {
+    /// The name on command lines and in reports, in lower case.
+    const NAME: &'static str;
+
+    /// Payload bytes of one slot.
+    fn payload_bytes(head_dim: usize) -> usize;
+
+    /// Scale bytes of one slot; 0 for a format without scales.
+    fn scale_bytes(head_dim: usize) -> usize;
+
+    /// Stores the `head_dim` values of `src`.
+    fn encode(src: &[f32], payload: &mut [u8], scales: &mut [u8]);
+
+    /// Reads the `dst.len() == head_dim` values of a slot.
+    fn decode(payload: &[u8], scales: &[u8], dst: &mut [f32]);
+
+    /// Overwrites a slot so that every value of it reads as NaN.
+    fn poison(payload: &mut [u8], scales: &mut [u8]);
+
+    /// Reads values `channel .. channel + S::LANES` of a slot.
+    ///
+    /// # Safety
+    /// `payload` and `scales` point at a whole slot of `payload_bytes` and `scale_bytes`,
+    /// `channel` is a multiple of `S::LANES`, and `channel + S::LANES <= head_dim`.
+    unsafe fn load<S: Simd>(simd: S, payload: *const u8, scales: *const u8, channel: usize)
+    -> S::V;
+}
+
+/// A computation that is generic over the codec; see
+/// [`SlotFormat::visit`](super::SlotFormat::visit).
+pub trait CodecVisitor {
+    /// What the computation returns.
+    type Output;
+    /// Runs it for codec `C`.
+    fn visit<C: Codec>(self) -> Self::Output;
+}

@@ -1,0 +1,43 @@
+//! IEEE single precision.
+
+use super::Codec;
+use crate::base::simd::Simd;
+
+/// See [`SlotFormat::F32`](super::SlotFormat::F32).
+#[derive(Clone, Copy, Debug)]
+pub struct F32;
+
+impl Codec for F32 {
+    const NAME: &'static str = "f32";
+
+    fn payload_bytes(head_dim: usize) -> usize {
+        4 * head_dim
+    }
+
+    fn scale_bytes(_head_dim: usize) -> usize {
+        0
+    }
+
+    fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) {
+        payload.copy_from_slice(bytemuck::must_cast_slice(src));
+    }
+
+    fn decode(payload: &[u8], _scales: &[u8], dst: &mut [f32]) {
+        bytemuck::must_cast_slice_mut(dst).copy_from_slice(payload);
+    }
+
+    fn poison(payload: &mut [u8], _scales: &mut [u8]) {
+        payload.fill(0xff);
+    }
+
+    #[inline(always)]
+    unsafe fn load<S: Simd>(
+        simd: S,
+        payload: *const u8,
+        _scales: *const u8,
+        channel: usize,
+    ) -> S::V {
+        // SAFETY: the caller's slot holds `channel + LANES` values of four bytes.
+        unsafe { simd.load(payload.add(4 * channel).cast()) }
+    }
+}

@@ -1,0 +1,216 @@
+//! Every codec against its contract, every layout against its page.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::simd::{Isa, Portable, Simd};
+
+/// One slot in aligned memory.
+struct Slot {
+    payload: Vec<u8>,
+    scales: Vec<u8>,
+}
+
+struct Encode<'a>(&'a [f32]);
+impl CodecVisitor for Encode<'_> {
+    type Output = Slot;
+    fn visit<C: Codec>(self) -> Slot {
+        let head_dim = self.0.len();
+        let mut slot = Slot {
+            payload: vec![0; C::payload_bytes(head_dim)],
+            scales: vec![0; C::scale_bytes(head_dim)],
+        };
+        C::encode(self.0, &mut slot.payload, &mut slot.scales);
+        slot
+    }
+}
+
+struct Decode<'a>(&'a Slot, usize);
+impl CodecVisitor for Decode<'_> {
+    type Output = Vec<f32>;
+    fn visit<C: Codec>(self) -> Vec<f32> {
+        let mut values = vec![0.0; self.1];
+        C::decode(&self.0.payload, &self.0.scales, &mut values);
+        values
+    }
+}
+
+struct Load<'a, S: Simd>(S, &'a Slot, usize);
+impl<S: Simd> CodecVisitor for Load<'_, S> {
+    type Output = Vec<f32>;
+    fn visit<C: Codec>(self) -> Vec<f32> {
+        let Self(simd, slot, head_dim) = self;
+        let mut values = vec![0.0; head_dim];
+        for channel in (0..head_dim).step_by(S::LANES) {
+            // SAFETY: the slot was encoded with this codec for `head_dim` channels, a multiple of
+            // the lanes.
+            unsafe {
+                let v = C::load(simd, slot.payload.as_ptr(), slot.scales.as_ptr(), channel);
+                simd.store(values.as_mut_ptr().add(channel), v);
+            }
+        }
+        values
+    }
+}
+
+struct Poison<'a>(&'a mut Slot);
+impl CodecVisitor for Poison<'_> {
+    type Output = ();
+    fn visit<C: Codec>(self) {
+        C::poison(&mut self.0.payload, &mut self.0.scales);
+    }
+}
+
+/// The worst error a format may make on values of at most `largest`.
+fn tolerance(format: SlotFormat, value: f32, largest: f32) -> f32 {
+    match format {
+        SlotFormat::F32 => 0.0,
+        SlotFormat::F16 => value.abs() / 2048.0 + 3e-8,
+        SlotFormat::Bf16 => value.abs() / 256.0,
+        SlotFormat::I8 => largest / 127.0 * 0.51 + 1e-5,
+    }
+}
+
+fn head_dims() -> impl Strategy<Value = usize> {
+    prop::sample::select(vec![16usize, 64, 80, 96, 128, 256])
+}
+
+proptest! {
+    #[test]
+    fn decode_returns_what_encode_stored(
+        values in head_dims().prop_flat_map(|d| prop::collection::vec(-300f32..300.0, d)),
+    ) {
+        for &format in SlotFormat::ALL {
+            let slot = format.visit(Encode(&values));
+            let read = format.visit(Decode(&slot, values.len()));
+            for (group, out) in values.chunks(64).zip(read.chunks(64)) {
+                let largest = group.iter().fold(0f32, |m, x| m.max(x.abs()));
+                for (&value, &got) in group.iter().zip(out) {
+                    prop_assert!(
+                        (value - got).abs() <= tolerance(format, value, largest),
+                        "{format}: {value} read as {got}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_keeps_its_regions_apart(
+        k in prop::sample::select(SlotFormat::ALL),
+        v in prop::sample::select(SlotFormat::ALL),
+        head_dim in head_dims(),
+        units in 1usize..200,
+    ) {
+        let format = PageFormat { k, v };
+        let Ok(layout) = PageLayout::new(format, head_dim, units * PageLayout::PAGE_ALIGN) else {
+            return Ok(());
+        };
+        let mut used = vec![false; layout.page_bytes];
+        let mut claim = |start: usize, len: usize| {
+            for byte in &mut used[start..start + len] {
+                assert!(!std::mem::replace(byte, true), "regions overlap in {layout:?}");
+            }
+        };
+        for region in [layout.k, layout.v] {
+            prop_assert_eq!(region.payload % PageLayout::REGION_ALIGN, 0);
+            prop_assert_eq!(region.scales % PageLayout::REGION_ALIGN, 0);
+            for slot in 0..layout.slots {
+                claim(region.payload + slot * region.payload_stride, region.payload_stride);
+                claim(region.scales + slot * region.scale_stride, region.scale_stride);
+            }
+        }
+        // No slot more would have fitted.
+        let more = PageLayout::page_bytes_for(format, head_dim, layout.slots + 1).unwrap();
+        prop_assert!(more > layout.page_bytes);
+        let same = PageLayout::page_bytes_for(format, head_dim, layout.slots).unwrap();
+        prop_assert!(same <= layout.page_bytes);
+    }
+}
+
+#[test]
+fn vector_loads_read_what_decode_reads() {
+    let values: Vec<f32> = (0..256).map(|i| ((i * 37 % 101) as f32 - 50.0) * 0.173).collect();
+    for &format in SlotFormat::ALL {
+        let slot = format.visit(Encode(&values));
+        let expected = format.visit(Decode(&slot, values.len()));
+        assert_eq!(format.visit(Load(Portable, &slot, values.len())), expected);
+        for isa in Isa::available() {
+            let read = match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => {
+                    let simd = crate::base::simd::Avx2::detect().unwrap();
+                    format.visit(Load(simd, &slot, values.len()))
+                }
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => {
+                    let simd = crate::base::simd::Avx512::detect().unwrap();
+                    format.visit(Load(simd, &slot, values.len()))
+                }
+                #[cfg(target_arch = "aarch64")]
+                Isa::Neon => {
+                    let simd = crate::base::simd::Neon::detect().unwrap();
+                    format.visit(Load(simd, &slot, values.len()))
+                }
+                _ => format.visit(Load(Portable, &slot, values.len())),
+            };
+            assert_eq!(read, expected, "{format} with {isa:?}");
+        }
+    }
+}
+
+#[test]
+fn poisoned_slots_read_as_nan() {
+    for &format in SlotFormat::ALL {
+        let mut slot = format.visit(Encode(&[1.0; 80]));
+        format.visit(Poison(&mut slot));
+        assert!(format.visit(Decode(&slot, 80)).iter().all(|x| x.is_nan()), "{format}");
+    }
+}
+
+#[test]
+fn non_finite_values_stay_non_finite() {
+    for &format in SlotFormat::ALL {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = [1.0; 64];
+            values[17] = bad;
+            let slot = format.visit(Encode(&values));
+            assert!(!format.visit(Decode(&slot, 64))[17].is_finite(), "{format}: {bad}");
+        }
+    }
+}
+
+#[test]
+fn i8_pages_hold_nearly_twice_the_slots_of_f16() {
+    let bytes = PageLayout::page_bytes_for(PageFormat::default(), 128, 16).unwrap();
+    assert_eq!(bytes, 8192);
+    let i8 = PageLayout::new(PageFormat::both(SlotFormat::I8), 128, bytes).unwrap();
+    assert_eq!(i8.slots, 31);
+}
+
+#[test]
+fn impossible_pages_are_refused() {
+    let f32 = PageFormat::both(SlotFormat::F32);
+    assert!(matches!(PageLayout::new(f32, 128, 1000), Err(LayoutError::Unaligned(1000))));
+    assert!(matches!(PageLayout::new(f32, 128, 0), Err(LayoutError::NoSlotFits { .. })));
+    assert!(matches!(
+        PageLayout::new(f32, 128, 896),
+        Err(LayoutError::NoSlotFits { needed: 1024, .. })
+    ));
+    assert!(PageLayout::page_bytes_for(f32, 128, 0).is_err());
+    assert!(PageLayout::page_bytes_for(f32, 128, usize::MAX).is_err());
+}
+
+#[test]
+fn names_parse_back() {
+    for &k in SlotFormat::ALL {
+        for &v in SlotFormat::ALL {
+            let format = PageFormat { k, v };
+            assert_eq!(format.to_string().parse(), Ok(format));
+        }
+    }
+    assert_eq!("v=f16, k=i8".parse::<PageFormat>().unwrap().k, SlotFormat::I8);
+    for bad in ["", "f8", "k=f16", "k=f16,k=f16", "q=f16,v=f16", "k=f16,v=", "k:f16,v=f16"] {
+        assert!(bad.parse::<PageFormat>().is_err(), "{bad}");
+    }
+}
