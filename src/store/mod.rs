@@ -1,0 +1,139 @@
+//! Page bytes: where they live, and how slots get in, out and about.
+//!
+//! A store moves bytes and decides nothing: which page belongs to whom is the planner's knowledge.
+//! [`PageStore`] is what every memory offers; [`HostStore`] keeps pages in one host arena.
+
+mod arena;
+mod host;
+
+use thiserror::Error;
+
+pub use host::HostStore;
+
+use crate::format::PageLayout;
+
+/// The pages of one head table and how they are laid out.
+#[derive(Clone, Copy, Debug)]
+pub struct TablePages<'a> {
+    /// Page ids in slot order: slot `i` is slot `i % layout.slots` of page `i / layout.slots`.
+    pub pages: &'a [u32],
+    /// Layout of each of these pages.
+    pub layout: &'a PageLayout,
+}
+
+/// One slot's journey within a head table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotMove {
+    /// The slot that is read.
+    pub from: u32,
+    /// The slot that is overwritten.
+    pub to: u32,
+}
+
+/// What a store refuses. Nothing was written when one of these is returned.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum StoreError {
+    /// A page id beyond the store.
+    #[error("page {page} is outside a store of {pages} pages")]
+    NoSuchPage {
+        /// The id asked for.
+        page: u32,
+        /// Pages in the store.
+        pages: usize,
+    },
+    /// Slots beyond the pages of the table.
+    #[error("slots up to {end} do not fit in {pages} pages of {slots} slots")]
+    NoSuchSlot {
+        /// One past the last slot asked for.
+        end: usize,
+        /// Pages of the table.
+        pages: usize,
+        /// Slots of each page.
+        slots: usize,
+    },
+    /// A layout made for pages of another size.
+    #[error("a layout for pages of {layout} bytes in a store of {store}-byte pages")]
+    WrongLayout {
+        /// Page bytes of the layout.
+        layout: usize,
+        /// Page bytes of the store.
+        store: usize,
+    },
+    /// Rows that are not a whole number of slots, or K and V of different lengths.
+    #[error("{what} has {got} values, expected {expected}")]
+    WrongLength {
+        /// Which argument.
+        what: &'static str,
+        /// Its length in values.
+        got: usize,
+        /// The length that fits.
+        expected: usize,
+    },
+    /// The memory was not granted.
+    #[error("{bytes} bytes of page memory were not granted: {reason}")]
+    OutOfMemory {
+        /// Bytes asked for.
+        bytes: usize,
+        /// What the system said.
+        reason: String,
+    },
+    /// No page, or a page size that breaks alignment.
+    #[error("a store of {pages} pages of {page_bytes} bytes: need at least one page, and a multiple of {align} bytes", align = PageLayout::PAGE_ALIGN)]
+    BadSize {
+        /// Pages asked for.
+        pages: usize,
+        /// Bytes of each.
+        page_bytes: usize,
+    },
+}
+
+/// Memory made of equal pages.
+///
+/// Rows are f32 with `head_dim` values per slot, one slot after another. Every method checks its page
+/// ids and slots before it touches a byte.
+pub trait PageStore {
+    /// Bytes of each page.
+    fn page_bytes(&self) -> usize;
+
+    /// Pages in the store.
+    fn pages(&self) -> usize;
+
+    /// Encodes `k.len() / head_dim` slots, starting at slot `first`.
+    fn append(
+        &mut self,
+        table: TablePages<'_>,
+        first: usize,
+        k: &[f32],
+        v: &[f32],
+    ) -> Result<(), StoreError>;
+
+    /// Decodes `k.len() / head_dim` slots, starting at slot `first`.
+    fn read(
+        &self,
+        table: TablePages<'_>,
+        first: usize,
+        k: &mut [f32],
+        v: &mut [f32],
+    ) -> Result<(), StoreError>;
+
+    /// Decodes only the keys of `k.len() / head_dim` slots, starting at slot `first`.
+    fn read_keys(
+        &self,
+        table: TablePages<'_>,
+        first: usize,
+        k: &mut [f32],
+    ) -> Result<(), StoreError>;
+
+    /// Copies slots within a table, bit for bit, in the order given.
+    fn move_slots(&mut self, table: TablePages<'_>, moves: &[SlotMove]) -> Result<(), StoreError>;
+
+    /// Copies whole pages, bit for bit: `(from, to)`.
+    fn copy_pages(&mut self, copies: &[(u32, u32)]) -> Result<(), StoreError>;
+
+    /// Marks the slots of freed pages so that a stray read shows: every value reads as NaN. Debug
+    /// builds of the cache call it for each page that is freed.
+    fn poison(&mut self, pages: &[u32]) -> Result<(), StoreError>;
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! The host store against plain vectors.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::format::{PageFormat, SlotFormat};
+
+const HEAD_DIM: usize = 32;
+
+fn rows(seed: usize, count: usize) -> Vec<f32> {
+    (0..count * HEAD_DIM)
+        .map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 500.0 - 2.0)
+        .collect()
+}
+
+fn layout(format: PageFormat) -> PageLayout {
+    PageLayout::new(format, HEAD_DIM, 1024).unwrap()
+}
+
+fn read(store: &HostStore, table: TablePages<'_>, slots: usize) -> (Vec<f32>, Vec<f32>) {
+    let (mut k, mut v) = (vec![0.0; slots * HEAD_DIM], vec![0.0; slots * HEAD_DIM]);
+    store.read(table, 0, &mut k, &mut v).unwrap();
+    let mut keys = vec![0.0; slots * HEAD_DIM];
+    store.read_keys(table, 0, &mut keys).unwrap();
+    assert_eq!(
+        keys.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+        k.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    );
+    (k, v)
+}
+
+proptest! {
+    /// Tables of every pair of formats side by side in one store: appends in pieces read back as the
+    /// same appends made at once, and moves carry slots bit for bit.
+    #[test]
+    fn tables_of_all_formats_share_one_store(
+        lengths in prop::collection::vec(0usize..40, 16),
+        cut in 0usize..40,
+    ) {
+        let formats: Vec<PageFormat> = SlotFormat::ALL
+            .iter()
+            .flat_map(|&k| SlotFormat::ALL.iter().map(move |&v| PageFormat { k, v }))
+            .collect();
+        let mut store = HostStore::new(512, 1024).unwrap();
+        // Interleaved page ids, so that a wrong stride would reach into a neighbour.
+        let pages_of = |i: usize, slots: usize, layout: &PageLayout| -> Vec<u32> {
+            (0..slots.div_ceil(layout.slots)).map(|p| (p * 16 + i) as u32).collect()
+        };
+        let mut expected = Vec::new();
+        for (i, (&format, &len)) in formats.iter().zip(&lengths).enumerate() {
+            let layout = layout(format);
+            let pages = pages_of(i, len, &layout);
+            let table = TablePages { pages: &pages, layout: &layout };
+            let (k, v) = (rows(i, len), rows(i + 100, len));
+            let first = cut.min(len) * HEAD_DIM;
+            store.append(table, 0, &k[..first], &v[..first]).unwrap();
+            store.append(table, cut.min(len), &k[first..], &v[first..]).unwrap();
+            expected.push((pages.clone(), layout, read(&store, table, len)));
+        }
+        for (i, (pages, layout, (k, v))) in expected.iter().enumerate() {
+            let table = TablePages { pages, layout };
+            let len = lengths[i];
+            let now = read(&store, table, len);
+            prop_assert_eq!((&now.0, &now.1), (k, v));
+            for (got, want) in now.0.iter().zip(rows(i, len)) {
+                prop_assert!((got - want).abs() < 0.02, "{} {}", got, want);
+            }
+            if len >= 2 {
+                store
+                    .move_slots(table, &[SlotMove { from: len as u32 - 1, to: 0 }])
+                    .unwrap();
+                let moved = read(&store, table, len);
+                prop_assert_eq!(&moved.0[..HEAD_DIM], &k[(len - 1) * HEAD_DIM..]);
+                prop_assert_eq!(&moved.1[..HEAD_DIM], &v[(len - 1) * HEAD_DIM..]);
+                prop_assert_eq!(&moved.0[HEAD_DIM..], &k[HEAD_DIM..]);
+            }
+        }
+    }
+}
+
+#[test]
+fn copies_and_poison_touch_their_pages_alone() {
+    let layout = layout(PageFormat::both(SlotFormat::I8));
+    let mut store = HostStore::new(3, 1024).unwrap();
+    let (k, v) = (rows(1, layout.slots), rows(2, layout.slots));
+    store.append(TablePages { pages: &[0], layout: &layout }, 0, &k, &v).unwrap();
+    store.copy_pages(&[(0, 2)]).unwrap();
+    store.poison(&[0]).unwrap();
+    let copied = read(&store, TablePages { pages: &[2], layout: &layout }, layout.slots);
+    assert!(copied.0.iter().all(|x| x.is_finite()));
+    let (dead_k, dead_v) = read(&store, TablePages { pages: &[0], layout: &layout }, layout.slots);
+    assert!(dead_k.iter().chain(&dead_v).all(|x| x.is_nan()));
+    assert!(store.page(1).unwrap().iter().all(|&b| b == 0));
+}
+
+#[test]
+fn refusals_write_nothing() {
+    let layout = layout(PageFormat::default());
+    let mut store = HostStore::new(2, 1024).unwrap();
+    let row = vec![1.0; HEAD_DIM];
+    let beyond = TablePages { pages: &[2], layout: &layout };
+    let short = TablePages { pages: &[0], layout: &layout };
+    assert!(matches!(store.append(beyond, 0, &row, &row), Err(StoreError::NoSuchPage { .. })));
+    assert!(matches!(
+        store.append(short, layout.slots, &row, &row),
+        Err(StoreError::NoSuchSlot { .. })
+    ));
+    assert!(matches!(store.append(short, 0, &row[1..], &row), Err(StoreError::WrongLength { .. })));
+    assert!(matches!(store.append(short, 0, &row, &[]), Err(StoreError::WrongLength { .. })));
+    let mv = SlotMove { from: 0, to: layout.slots as u32 };
+    assert!(matches!(store.move_slots(short, &[mv]), Err(StoreError::NoSuchSlot { .. })));
+    assert!(matches!(store.copy_pages(&[(0, 2)]), Err(StoreError::NoSuchPage { .. })));
+    assert!(matches!(store.poison(&[0, 9]), Err(StoreError::NoSuchPage { .. })));
+    let other = PageLayout::new(PageFormat::default(), HEAD_DIM, 2048).unwrap();
+    let wrong = TablePages { pages: &[0], layout: &other };
+    assert!(matches!(store.append(wrong, 0, &row, &row), Err(StoreError::WrongLayout { .. })));
+    assert!(store.bytes().iter().all(|&b| b == 0));
+    assert!(matches!(HostStore::new(0, 1024), Err(StoreError::BadSize { .. })));
+    assert!(matches!(HostStore::new(1, 100), Err(StoreError::BadSize { .. })));
+    assert!(matches!(HostStore::new(usize::MAX, 1024), Err(StoreError::BadSize { .. })));
+    assert!(matches!(
+        HostStore::new(u32::MAX as usize, 1 << 40),
+        Err(StoreError::OutOfMemory { .. } | StoreError::BadSize { .. })
+    ));
+}
