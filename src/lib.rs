@@ -3,4 +3,5 @@
 
 pub mod base;
 pub mod format;
+pub mod plan;
 pub mod store;
