@@ -45,3 +45,6 @@ pub use policy::{Allocation, Cost, Policy};
 pub use schedule::{Schedule, schedule};
 pub use score::{Score, accumulate, dither, quantize};
 pub use scorer::{HeadContext, Needs, Scorer, ScorerKind};
+
+#[cfg(test)]
+mod tests;
