@@ -2,6 +2,7 @@
 //! table**, with its own length (whole pages are evicted head by head) and its own page format.
 
 pub mod base;
+pub mod evict;
 pub mod format;
 pub mod plan;
 pub mod store;
