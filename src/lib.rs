@@ -1,6 +1,7 @@
 //! headwise: a paged KV-cache block manager in which **every attention head has its own page
 //! table**, with its own length (whole pages are evicted head by head) and its own page format.
 
+pub mod attend;
 pub mod base;
 pub mod evict;
 pub mod format;
