@@ -21,7 +21,7 @@ fn pages(c: &mut Criterion) {
                 pool.take(batch, &mut held).unwrap();
                 pool.give(black_box(&held)).unwrap();
                 let step = pool.end_step();
-                pool.retire(step);
+                pool.retire(step, |_| ());
             });
         });
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{PageStore, StoreError, TablePages, arena::Arena};
+use super::{PageStore, Rows, StoreError, TablePages, arena::Arena};
 use crate::{
     base::SlotMove,
     format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
@@ -104,19 +104,24 @@ impl PageStore for HostStore {
         &mut self,
         table: TablePages<'_>,
         first: usize,
-        k: &[f32],
-        v: &[f32],
+        k: Rows<'_>,
+        v: Rows<'_>,
     ) -> Result<(), StoreError> {
         let layout = *table.layout;
-        let count = slots_of("K rows", k.len(), layout.head_dim)?;
-        if v.len() != k.len() {
-            return Err(StoreError::WrongLength { what: "V", got: v.len(), expected: k.len() });
+        k.check("K", layout.head_dim)?;
+        v.check("V", layout.head_dim)?;
+        if k.count != v.count {
+            return Err(StoreError::WrongLength {
+                what: "V rows",
+                got: v.count,
+                expected: k.count,
+            });
         }
-        self.check(table, &(first..first + count))?;
-        let rows = k.chunks_exact(layout.head_dim).zip(v.chunks_exact(layout.head_dim));
-        for (i, (k, v)) in rows.enumerate() {
+        self.check(table, &(first..first + k.count))?;
+        for i in 0..k.count {
             let (page, slot) = locate(table, first + i);
             let bytes = self.page_mut(page);
+            let (k, v) = (k.row(i, layout.head_dim), v.row(i, layout.head_dim));
             layout.format.k.visit(EncodeSlot { bytes, region: layout.k, slot, row: k });
             layout.format.v.visit(EncodeSlot { bytes, region: layout.v, slot, row: v });
         }
