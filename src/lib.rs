@@ -3,6 +3,7 @@
 
 pub mod attend;
 pub mod base;
+pub mod cache;
 pub mod evict;
 pub mod format;
 pub mod plan;
