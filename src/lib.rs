@@ -2,3 +2,7 @@
 //! table**, with its own length (whole pages are evicted head by head) and its own page format.
 
 pub mod base;
+#[cfg(feature = "engine")]
+pub mod engine;
+#[cfg(feature = "fetch")]
+pub mod fetch;
