@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{CacheError, KvCache, KvSequence};
 use crate::{
-    base::{CacheShape, SlotMove},
+    base::CacheShape,
     evict::{
         Budget, EvictionPlan, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan,
         quantize,
@@ -158,7 +158,7 @@ fn rewrites(plan: &EvictionPlan) -> Vec<HeadRewrite> {
         .map(|(head, plan)| HeadRewrite {
             head,
             slots_after: plan.slots_after(),
-            moves: plan.moves().iter().map(|m| SlotMove { from: m.from, to: m.to }).collect(),
+            moves: plan.moves().to_vec(),
         })
         .collect()
 }

@@ -32,7 +32,9 @@ pub enum CacheError {
     #[error(transparent)]
     Audit(#[from] AuditError),
     /// Memory for less than one page of every head.
-    #[error("{bytes} bytes of KV memory hold {pages} pages, one page for each of {heads} heads is the least")]
+    #[error(
+        "{bytes} bytes of KV memory hold {pages} pages, one page for each of {heads} heads is the least"
+    )]
     TooLittleMemory {
         /// Bytes offered.
         bytes: usize,

@@ -91,11 +91,7 @@ impl KvCache {
     }
 
     /// Forgets the newest tokens of a sequence, so that `tokens` are left.
-    pub fn truncate(
-        &mut self,
-        sequence: &mut KvSequence,
-        tokens: usize,
-    ) -> Result<(), CacheError> {
+    pub fn truncate(&mut self, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
         compress::truncate(self, sequence, tokens)
     }
 

@@ -29,10 +29,10 @@ impl KvSequence {
 
     /// The same sequence on shared pages.
     pub(super) fn forked(&self, tables: Sequence) -> Self {
-        let watch = self.watch.as_ref().map(|watch| Watch {
-            scorer: Arc::clone(&watch.scorer),
-            scores: watch.scores.clone(),
-        });
+        let watch = self
+            .watch
+            .as_ref()
+            .map(|watch| Watch { scorer: Arc::clone(&watch.scorer), scores: watch.scores.clone() });
         Self { tables, layouts: Arc::clone(&self.layouts), watch }
     }
 
@@ -76,13 +76,18 @@ impl KvSequence {
     }
 }
 
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Watch({})", self.scorer.name())
+    }
+}
+
 impl fmt::Debug for KvSequence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scorer = self.watch.as_ref().map(|watch| watch.scorer.name());
         f.debug_struct("KvSequence")
             .field("tokens", &self.tokens())
             .field("pages", &self.tables.pages())
-            .field("observes", &scorer)
+            .field("watch", &self.watch)
             .finish_non_exhaustive()
     }
 }

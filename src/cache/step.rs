@@ -1,8 +1,8 @@
 //! A step: append and attend, layer by layer.
 
-use std::ops::Range;
+use std::sync::Arc;
 
-use super::{CacheError, KvCache, KvSequence, sequence::Watch};
+use super::{CacheError, HeadLayouts, KvCache, KvSequence, sequence::Watch};
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, SlotScores, Span},
     base::CacheShape,
@@ -19,21 +19,17 @@ use crate::{
 pub struct CacheStep<'a> {
     cache: &'a mut KvCache,
     step: Option<Step<'a>>,
-    members: Vec<Member<'a>>,
+    members: Vec<Member>,
+    watches: Vec<Option<&'a mut Watch>>,
     next_layer: usize,
 }
 
 /// What a step needs of a sequence beside its tables.
-struct Member<'a> {
-    layouts: std::sync::Arc<super::HeadLayouts>,
-    watch: Option<&'a mut Watch>,
+#[derive(Debug)]
+struct Member {
+    layouts: Arc<HeadLayouts>,
     tokens: usize,
-}
-
-impl std::fmt::Debug for Member<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Member({} tokens)", self.tokens)
-    }
+    wish: Wish,
 }
 
 /// Buffers kept from step to step.
@@ -61,16 +57,19 @@ pub(super) fn begin<'a>(
     sequences: Vec<(&'a mut KvSequence, usize)>,
 ) -> Result<CacheStep<'a>, CacheError> {
     let mut members = Vec::with_capacity(sequences.len());
+    let mut watches = Vec::with_capacity(sequences.len());
     let mut tables = Vec::with_capacity(sequences.len());
     for (sequence, tokens) in sequences {
-        let layouts = std::sync::Arc::clone(&sequence.layouts);
-        members.push(Member { layouts, watch: sequence.watch.as_mut(), tokens });
+        let (layouts, wish) =
+            (Arc::clone(&sequence.layouts), Wish::of(sequence.watch.as_ref(), tokens));
+        members.push(Member { layouts, tokens, wish });
+        watches.push(sequence.watch.as_mut());
         tables.push((&mut sequence.tables, tokens));
     }
     let step = cache.manager.reserve(tables)?;
     let copies: Vec<(u32, u32)> = step.copies().iter().map(|c| (c.from, c.to)).collect();
     cache.store.copy_pages(&copies)?;
-    Ok(CacheStep { cache, step: Some(step), members, next_layer: 0 })
+    Ok(CacheStep { cache, step: Some(step), members, watches, next_layer: 0 })
 }
 
 impl CacheStep<'_> {
@@ -154,17 +153,16 @@ impl CacheStep<'_> {
     /// Attends run by run: consecutive sequences that ask for the same scores go in one batch.
     fn attend_runs(&mut self, layer: usize, q: &[f32], out: &mut [f32]) -> Result<(), CacheError> {
         let Some(step) = &self.step else { return Ok(()) };
-        let shape = self.cache.shape;
+        let KvCache { shape, store, attention, scratch, .. } = &mut *self.cache;
         let sequences: Vec<&Sequence> = step.sequences().map(|(sequence, _)| sequence).collect();
-        let heads: Vec<Head<'_>> = (sequences.iter().zip(&self.members))
-            .flat_map(|(sequence, member)| {
-                (0..shape.kv_heads()).map(move |kv_head| {
-                    let head = shape.head_index(layer, kv_head);
-                    let table = sequence.head(head);
-                    Head { pages: table.pages, slots: table.slots, layout: member.layouts.of(head) }
-                })
-            })
-            .collect();
+        let mut heads: Vec<Head<'_>> = Vec::with_capacity(sequences.len() * shape.kv_heads());
+        for (sequence, member) in sequences.iter().zip(&self.members) {
+            heads.extend((0..shape.kv_heads()).map(|kv_head| {
+                let head = shape.head_index(layer, kv_head);
+                let table = sequence.head(head);
+                Head { pages: table.pages, slots: table.slots, layout: member.layouts.of(head) }
+            }));
+        }
         let spans: Vec<Span<'_>> = (self.members.iter().zip(heads.chunks_exact(shape.kv_heads())))
             .map(|(member, heads)| Span { tokens: member.tokens, heads })
             .collect();
@@ -173,28 +171,35 @@ impl CacheStep<'_> {
         let mut first_token = 0;
         let mut start = 0;
         while start < self.members.len() {
-            let wish = self.members[start].wish();
-            let same = self.members[start..].iter().take_while(|m| m.wish() == wish).count();
+            let wish = self.members[start].wish;
+            let same = self.members[start..].iter().take_while(|m| m.wish == wish).count();
             let run = start..start + same;
             let tokens: usize = self.members[run.clone()].iter().map(|m| m.tokens).sum();
             let values = first_token * width..(first_token + tokens) * width;
-            let batch = Batch { shape, spans: &spans[run.clone()], q: &q[values.clone()] };
-            let Scratch { lse, window, decode, values: spare } = &mut self.cache.scratch;
-            lse.resize(tokens * shape.query_heads(), 0.0);
+            let batch = Batch { shape: *shape, spans: &spans[run.clone()], q: &q[values.clone()] };
+            scratch.lse.resize(tokens * shape.query_heads(), 0.0);
             let mut scores = match wish {
                 Wish::Nothing => None,
-                Wish::Decode => Some(decode),
+                Wish::Decode => Some(&mut scratch.decode),
                 Wish::Window(queries) => {
-                    if window.window() != queries {
-                        *window = SlotScores::new(queries, Reduce::PerQueryHead);
+                    if scratch.window.window() != queries {
+                        scratch.window = SlotScores::new(queries, Reduce::PerQueryHead);
                     }
-                    Some(window)
+                    Some(&mut scratch.window)
                 }
             };
-            let output = Output { out: &mut out[values], lse, scores: scores.as_deref_mut() };
-            self.cache.attention.attend(&self.cache.store, &batch, output)?;
+            let out = &mut out[values];
+            let output = Output { out, lse: &mut scratch.lse, scores: scores.as_deref_mut() };
+            attention.attend(store, &batch, output)?;
             if let Some(scores) = scores {
-                note(shape, layer, &sequences, &mut self.members, run, scores, spare)?;
+                for (span, index) in run.enumerate() {
+                    let attention = Observed { shape: *shape, layer, span, scores };
+                    let watch = self.watches[index].as_deref_mut();
+                    let tokens = self.members[index].tokens;
+                    if let Some(watch) = watch {
+                        attention.note(sequences[index], watch, tokens, &mut scratch.values)?;
+                    }
+                }
             }
             first_token += tokens;
             start += same;
@@ -206,8 +211,8 @@ impl CacheStep<'_> {
 impl Drop for CacheStep<'_> {
     fn drop(&mut self) {
         let Some(step) = self.step.take() else { return };
-        for ((sequence, tokens), member) in step.sequences().zip(&mut self.members) {
-            let Some(watch) = &mut member.watch else { continue };
+        for ((sequence, tokens), watch) in step.sequences().zip(&mut self.watches) {
+            let Some(watch) = watch else { continue };
             for (scores, table) in watch.scores.iter_mut().zip(sequence.heads()) {
                 scores.truncate(table.slots - tokens);
             }
@@ -218,7 +223,7 @@ impl Drop for CacheStep<'_> {
 }
 
 /// Scores that a member wants from attention.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Wish {
     Nothing,
     /// One value per slot, to add to what the slot has.
@@ -227,34 +232,39 @@ enum Wish {
     Window(usize),
 }
 
-impl Member<'_> {
-    fn wish(&self) -> Wish {
-        let Some(watch) = &self.watch else { return Wish::Nothing };
+impl Wish {
+    fn of(watch: Option<&Watch>, tokens: usize) -> Self {
+        let Some(watch) = watch else { return Self::Nothing };
         let needs = watch.scorer.needs();
         match needs.attention_window {
-            Some(window) if self.tokens > 1 => Wish::Window(window),
-            _ if needs.decode_attention && self.tokens == 1 => Wish::Decode,
-            _ => Wish::Nothing,
+            Some(window) if tokens > 1 => Self::Window(window),
+            _ if needs.decode_attention && tokens == 1 => Self::Decode,
+            _ => Self::Nothing,
         }
     }
 }
 
-/// Turns the attention of one layer into scores at rest.
-fn note(
+/// The attention that one sequence paid in one layer.
+struct Observed<'a> {
     shape: CacheShape,
     layer: usize,
-    sequences: &[&Sequence],
-    members: &mut [Member<'_>],
-    run: Range<usize>,
-    attention: &SlotScores,
-    values: &mut Vec<f32>,
-) -> Result<(), CacheError> {
-    for (span, index) in run.enumerate() {
-        let (sequence, member) = (sequences[index], &mut members[index]);
-        let (tokens, wish) = (member.tokens, member.wish());
-        let Some(watch) = &mut member.watch else { continue };
+    span: usize,
+    scores: &'a SlotScores,
+}
+
+impl Observed<'_> {
+    /// Turns it into scores at rest.
+    fn note(
+        &self,
+        sequence: &Sequence,
+        watch: &mut Watch,
+        tokens: usize,
+        values: &mut Vec<f32>,
+    ) -> Result<(), CacheError> {
+        let shape = self.shape;
+        let step = sequence.tokens() as u64;
         for kv_head in 0..shape.kv_heads() {
-            let head = shape.head_index(layer, kv_head);
+            let head = shape.head_index(self.layer, kv_head);
             let table = sequence.head(head);
             let scores = &mut watch.scores[head];
             scores.resize(table.slots, Score::ZERO);
@@ -263,33 +273,33 @@ fn note(
                 logical_len: sequence.tokens(),
                 positions: table.positions,
                 head_dim: shape.head_dim(),
-                group: shape.group(),
+                group: match self.scores.reduce() {
+                    Reduce::PerQueryHead => shape.group(),
+                    Reduce::Group => 1,
+                },
                 keys: None,
-                attention: Some(attention.head(span, kv_head)),
+                attention: Some(self.scores.head(self.span, kv_head)),
             };
             values.clear();
             values.resize(table.slots, 0.0);
-            let step = sequence.tokens() as u64;
-            match wish {
-                // A whole window of newer queries replaces what older ones said.
-                Wish::Window(window) if tokens >= window => {
+            match self.scores.reduce() {
+                Reduce::PerQueryHead => {
                     watch.scorer.score(&context, values)?;
-                    quantize(values, scores)?;
+                    // A whole window of newer queries replaces what older ones said.
+                    if tokens >= self.scores.window() {
+                        quantize(values, scores)?;
+                    } else {
+                        accumulate(scores, values, head, step)?;
+                    }
                 }
-                Wish::Window(_) => {
-                    watch.scorer.score(&context, values)?;
-                    accumulate(scores, values, head, step)?;
-                }
-                // The batch already summed the group: one row.
-                _ => {
-                    let summed = HeadContext { group: 1, ..context };
-                    watch.scorer.increment(&summed, values)?;
+                Reduce::Group => {
+                    watch.scorer.increment(&context, values)?;
                     accumulate(scores, values, head, step)?;
                 }
             }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// `values[start..]`, empty where that is past the end.

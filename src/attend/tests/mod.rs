@@ -7,7 +7,7 @@ use super::{AttendError, Attention, Batch, Head, Output, Reduce, SlotScores, Spa
 use crate::{
     base::CacheShape,
     format::{PageFormat, PageLayout, SlotFormat},
-    store::{HostStore, PageStore, TablePages},
+    store::{HostStore, PageStore, Rows, TablePages},
 };
 
 /// A head table's length and format.
@@ -81,7 +81,7 @@ impl Scene {
             let k = random.values(table.slots * dim, 1.0);
             let v = random.values(table.slots * dim, 1.0);
             let place = TablePages { pages: &pages, layout: &layout };
-            store.append(place, 0, &k, &v).unwrap();
+            store.append(place, 0, Rows::dense(&k, dim), Rows::dense(&v, dim)).unwrap();
             tables.push((pages, table.slots, layout));
         }
         let tokens: Vec<usize> = spans.iter().map(|(tokens, _)| *tokens).collect();

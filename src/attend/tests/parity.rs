@@ -132,7 +132,8 @@ fn a_newer_token_that_is_nan_reaches_no_older_one() {
     let (pages, _, layout) = scene.tables[0].clone();
     let nan = vec![f32::NAN; 10 * 64];
     let place = TablePages { pages: &pages, layout: &layout };
-    scene.store.append(place, slots - 10, &nan, &nan).unwrap();
+    let rows = Rows::dense(&nan, 64);
+    scene.store.append(place, slots - 10, rows, rows).unwrap();
     for isa in Isa::available() {
         let got = scene.run(&CpuAttention::with_isa(isa).unwrap(), None);
         let rows = 40 * 3;
