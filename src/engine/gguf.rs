@@ -127,19 +127,20 @@ impl GgufFile {
             })
     }
 
-    /// A count, or `None` when the file has no such key.
+    /// A count up to 2³² − 1, or `None` when the file has no such key.
     pub fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
-        self.get(key, "a count", |value| match value {
-            Value::U8(v) => Some(usize::from(*v)),
-            Value::U16(v) => Some(usize::from(*v)),
-            Value::U32(v) => usize::try_from(*v).ok(),
-            Value::U64(v) => usize::try_from(*v).ok(),
-            Value::I8(v) => usize::try_from(*v).ok(),
-            Value::I16(v) => usize::try_from(*v).ok(),
-            Value::I32(v) => usize::try_from(*v).ok(),
-            Value::I64(v) => usize::try_from(*v).ok(),
+        let count = self.get(key, "a count below 2^32", |value| match *value {
+            Value::U8(v) => Some(v.into()),
+            Value::U16(v) => Some(v.into()),
+            Value::U32(v) => Some(v),
+            Value::U64(v) => v.try_into().ok(),
+            Value::I8(v) => v.try_into().ok(),
+            Value::I16(v) => v.try_into().ok(),
+            Value::I32(v) => v.try_into().ok(),
+            Value::I64(v) => v.try_into().ok(),
             _ => None,
-        })
+        })?;
+        Ok(count.map(|count: u32| count as usize))
     }
 
     /// A finite number, or `None` when the file has no such key.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::simd::RowDots;
 
 /// Up to this many tokens a row-by-row dot product beats packing the weights for gemm.
-const SMALL_BATCH: usize = 16;
+const SMALL_BATCH: usize = 32;
 /// Weights that one rayon job of the small-batch product reads at least (64 KiB).
 const JOB_WEIGHTS: usize = 16 << 10;
 

@@ -96,11 +96,13 @@ impl Layer {
         let norm =
             |name| Ok::<_, ModelError>(RmsNorm::new(read(name, &[embedding])?, config.rms_epsilon));
         let stacked = |parts: &[(&str, usize)]| -> Result<Linear, ModelError> {
+            // Read first: only then are the row counts of the metadata known to be true.
+            let weights = parts
+                .iter()
+                .map(|&(name, rows)| read(name, &[rows, embedding]))
+                .collect::<Result<Vec<_>, _>>()?
+                .concat();
             let rows = parts.iter().map(|(_, rows)| rows).sum();
-            let mut weights = Vec::with_capacity(rows * embedding);
-            for &(name, rows) in parts {
-                weights.extend_from_slice(&read(name, &[rows, embedding])?);
-            }
             Ok(Linear::new(weights, rows, embedding))
         };
         let narrow = |name, inputs| -> Result<Linear, ModelError> {

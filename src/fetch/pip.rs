@@ -80,7 +80,7 @@ impl Python {
         match sign {
             Some(line) => FetchError::Network { requirement, line: line.to_owned() },
             None => {
-                let line = lines().last().unwrap_or("no message").to_owned();
+                let line = lines().next_back().unwrap_or("no message").to_owned();
                 FetchError::Pip { requirement, status, line }
             }
         }
