@@ -48,6 +48,11 @@ impl KvSequence {
         self.watch = Some(Watch { scorer, scores });
     }
 
+    /// Forgets the scores collected so far and collects no more.
+    pub fn stop_observing(&mut self) {
+        self.watch = None;
+    }
+
     /// Page tables, slots and positions.
     pub fn tables(&self) -> &Sequence {
         &self.tables

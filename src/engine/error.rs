@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::sampling::SamplingError;
-use crate::base::ShapeError;
+use super::{likelihood::PerplexityError, sampling::SamplingError};
+use crate::{
+    base::{CacheShape, ShapeError},
+    cache::CacheError,
+};
 
 /// A model file that cannot be used.
 #[derive(Debug, Error)]
@@ -214,7 +217,35 @@ pub enum EngineError {
     /// A sequence that the backend does not hold, or holds twice in one step.
     #[error("sequence {0} is unknown to the cache or stands twice in the step")]
     UnknownSequence(usize),
-    /// The KV cache behind the model failed.
+    /// The paged KV cache refused.
+    #[error("KV cache: {0}")]
+    Cache(#[from] CacheError),
+    /// A cache that was made for another model.
+    #[error("a cache for {cache:?} does not fit a model of {model:?}")]
+    ShapeMismatch {
+        /// What the cache holds.
+        cache: CacheShape,
+        /// What the model has.
+        model: CacheShape,
+    },
+    /// A request without a prompt, or for no token.
+    #[error("a request needs at least one prompt token and one token to generate")]
+    EmptyRequest,
+    /// A scheduler that may run nothing.
+    #[error("a scheduler needs chunks of at least one token and at least one running sequence")]
+    NoCapacity,
+    /// Text that is too short for what is to be measured.
+    #[error("the text has {found} tokens, {needed} are needed")]
+    TextTooShort {
+        /// Tokens there.
+        found: usize,
+        /// Tokens needed.
+        needed: usize,
+    },
+    /// Logits that predict nothing.
+    #[error(transparent)]
+    Perplexity(#[from] PerplexityError),
+    /// The KV backend of another engine failed.
     #[error("KV cache: {0}")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
 }

@@ -1,0 +1,17 @@
+//! The paged cache as the model's KV backend.
+
+use super::{EngineError, KvBackend};
+use crate::cache::CacheStep;
+
+impl KvBackend for CacheStep<'_> {
+    fn attend(
+        &mut self,
+        layer: usize,
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        out: &mut [f32],
+    ) -> Result<(), EngineError> {
+        Ok(CacheStep::attend(self, layer, q, k, v, out)?)
+    }
+}

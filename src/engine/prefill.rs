@@ -1,0 +1,59 @@
+//! Prefill in chunks.
+
+use std::{collections::VecDeque, ops::Range};
+
+use super::{EngineError, LogitRows, Logits, Model, Span};
+use crate::cache::{KvCache, KvSequence};
+
+/// Cuts `tokens` tokens into as few chunks of at most `chunk` as can be, all of nearly the same size,
+/// so that the last one is not left with too few queries to score by.
+pub fn chunks(tokens: usize, chunk: usize) -> VecDeque<Range<usize>> {
+    let count = tokens.div_ceil(chunk.max(1));
+    (0..count).map(|i| tokens * i / count..tokens * (i + 1) / count).collect()
+}
+
+/// Runs `tokens` through the model as the next tokens of `sequence`, in chunks; returns the logits
+/// asked for, chunk by chunk, through `each`.
+pub fn feed(
+    model: &Model,
+    cache: &mut KvCache,
+    sequence: &mut KvSequence,
+    tokens: &[u32],
+    chunk: usize,
+    logits: Logits,
+    mut each: impl FnMut(Range<usize>, LogitRows) -> Result<(), EngineError>,
+) -> Result<(), EngineError> {
+    for range in chunks(tokens.len(), chunk) {
+        let last = range.end == tokens.len();
+        let logits = if logits == Logits::Last && !last { Logits::None } else { logits };
+        let position = sequence.tokens();
+        let span = Span { tokens: &tokens[range.clone()], position, logits };
+        let mut step = cache.step([(&mut *sequence, range.len())])?;
+        let rows = model.forward(&[span], &mut step)?;
+        step.commit()?;
+        each(range, rows)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_even_and_cover_everything() {
+        assert!(chunks(0, 256).is_empty());
+        for (tokens, chunk) in [(1, 256), (256, 256), (257, 256), (2048, 512), (1000, 300), (5, 1)]
+        {
+            let parts = chunks(tokens, chunk);
+            assert_eq!(parts.len(), tokens.div_ceil(chunk));
+            let mut next = 0;
+            for part in &parts {
+                assert_eq!(part.start, next);
+                assert!(part.len() <= chunk && part.len() + 1 >= tokens / parts.len());
+                next = part.end;
+            }
+            assert_eq!(next, tokens);
+        }
+    }
+}

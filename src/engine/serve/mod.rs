@@ -1,0 +1,13 @@
+//! Continuous batching over one paged cache.
+//!
+//! Each step prefills one chunk of the oldest sequence that still has prompt left, and decodes one
+//! token of every other running sequence, in one forward pass. Compression runs between prefill
+//! chunks, after the prefill, every few tokens while decoding, and when an append would otherwise
+//! preempt. A sequence that must make way is recomputed later.
+
+mod job;
+mod request;
+mod scheduler;
+
+pub use request::{Completion, CompressionPlan, Finish, Request, RequestId, ServeOptions};
+pub use scheduler::{Progress, Scheduler, ServeStats};
