@@ -101,7 +101,7 @@ impl<'a> HeadContext<'a> {
 
     /// Refuses positions that are not those of `slots` slots.
     fn check_positions(&self, slots: usize) -> Result<(), EvictError> {
-        self.positions.check(self.head, slots, self.logical_len)
+        self.positions.count_within(&(0..0), self.head, slots, self.logical_len).map(drop)
     }
 }
 
