@@ -79,14 +79,15 @@ fn identity_range(wanted: &Range<usize>, slots: usize) -> Range<usize> {
 pub struct HeadExtent {
     /// Slots in use.
     pub slots: usize,
-    /// Slots that one page of this head holds. Formats differ, so heads differ.
+    /// Slots that one page of this head holds, from 1 up. Formats differ, so heads differ.
     pub slots_per_page: usize,
 }
 
 impl HeadExtent {
     /// Pages the head holds.
     pub fn pages(&self) -> usize {
-        self.slots.div_ceil(self.slots_per_page)
+        // Pages of no slots are an error elsewhere; a count is no place to divide by zero.
+        self.slots.div_ceil(self.slots_per_page.max(1))
     }
 
     /// Slots in use in the last page, 1..=`slots_per_page` (0 without pages).
@@ -106,7 +107,7 @@ impl HeadExtent {
     /// The most pages that can be given up if at most `victims` slots may die.
     pub fn pages_within(&self, victims: usize) -> usize {
         match victims.checked_sub(self.last_page_slots()) {
-            Some(rest) if self.slots > 0 => 1 + rest / self.slots_per_page,
+            Some(rest) if self.slots > 0 => 1 + rest / self.slots_per_page.max(1),
             _ => 0,
         }
     }

@@ -76,7 +76,8 @@ pub(super) fn schedule_with(
     costs: Option<Costs>,
 ) -> Result<Schedule, EvictError> {
     let limits = limits(heads, logical_len, policy, pages_to_free)?;
-    let own_bytes = 2 * heads.len() * size_of::<u32>();
+    let limits_bytes = limits.capacity() * size_of::<u32>();
+    let own_bytes = limits_bytes + heads.len() * size_of::<u32>();
     if pages_to_free == 0 {
         let pages = vec![0; heads.len()];
         return Ok(Schedule { pages, total: 0, cost: None, scratch_bytes: own_bytes });
@@ -117,7 +118,7 @@ pub(super) fn schedule_with(
         pages: selection.pages,
         total: pages_to_free,
         cost: Some(selection.cost),
-        scratch_bytes: own_bytes / 2 + selection.bytes,
+        scratch_bytes: limits_bytes + selection.bytes,
     })
 }
 

@@ -8,6 +8,7 @@ mod kind;
 mod kv_compress;
 mod random;
 mod sinks_window;
+mod vector;
 
 pub use key_diff::KeyDiff;
 pub use key_norm::KeyNorm;
