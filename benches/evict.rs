@@ -7,9 +7,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use headwise::evict::{
-    Cost, HeadSlots, Policy, Positions, Score, accumulate, plan, quantize, schedule,
-};
+use headwise::base::Positions;
+use headwise::evict::{Cost, HeadSlots, Policy, Score, accumulate, plan, quantize, schedule};
 
 const HEADS: usize = 32 * 8;
 const SLOTS_PER_PAGE: usize = 16;
@@ -73,12 +72,15 @@ fn views<'a>(scores: &'a [Vec<Score>], positions: Option<&'a [u32]>) -> Vec<Head
         .collect()
 }
 
+/// Makes the scores of all heads, given their slots.
+type Make = fn(usize) -> Vec<Vec<Score>>;
+
 fn schedules(c: &mut Criterion) {
     let slots = slots();
     let mut group = c.benchmark_group(format!("schedule/256x{slots}"));
     group.throughput(Throughput::Elements((HEADS * slots) as u64));
     group.sample_size(10).warm_up_time(Duration::from_secs(1));
-    let inputs: [(&str, fn(usize) -> Vec<Vec<Score>>); 4] = [
+    let inputs: [(&str, Make); 4] = [
         ("lognormal", lognormal),
         ("equal", |slots| vec![vec![Score::from_bits(0x2000); slots]; HEADS]),
         ("alternating", alternating),

@@ -42,9 +42,8 @@ impl Budget {
         let target = match *self {
             Self::Ratio(ratio) => {
                 check_ratio(ratio)?;
-                let full: usize =
-                    heads.iter().map(|head| logical_len.div_ceil(head.slots_per_page)).sum();
-                (full as f64 / ratio) as usize
+                let pages = |head: &HeadExtent| logical_len.div_ceil(head.slots_per_page) as f64;
+                (heads.iter().map(pages).sum::<f64>() / ratio) as usize
             }
             Self::RatioOutsideProtected(ratio) => {
                 check_ratio(ratio)?;

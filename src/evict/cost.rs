@@ -94,21 +94,28 @@ fn emit_sum(
     mut emit: impl FnMut(CostKey),
 ) {
     let (mut left, mut room, mut sum) = (pages, first, 0u128);
+    // Scores of one exponent are summed as their significands, which 64 bits hold: 11 bits each,
+    // 32 bits of them.
+    let (mut exponent, mut significands) = (0, 0u64);
     histogram.drain(|code, count| {
         let score = Score::from_bits(code);
-        let steps = score.steps();
+        let (significand, own_exponent) = score.significand();
+        if own_exponent != exponent {
+            sum += u128::from(significands) << exponent;
+            (exponent, significands) = (own_exponent, 0);
+        }
         let mut count = count as usize;
         while count >= room {
-            sum += steps * room as u128;
+            sum += u128::from(significands + significand * room as u64) << exponent;
             emit(if score == Score::INFINITY { INFINITE } else { sum_key(sum) });
             left -= 1;
             if left == 0 {
                 return ControlFlow::Break(());
             }
             count -= room;
-            (room, sum) = (rest, 0);
+            (room, sum, significands) = (rest, 0, 0);
         }
-        sum += steps * count as u128;
+        significands += significand * count as u64;
         room -= count;
         ControlFlow::Continue(())
     });

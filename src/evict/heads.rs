@@ -6,35 +6,50 @@ use super::{EvictError, Score};
 use crate::base::Positions;
 
 impl Positions<'_> {
-    /// Refuses positions that do not describe `slots` slots of a sequence of `logical_len` tokens.
-    /// `head` is named in the error.
-    pub(super) fn check(
+    /// How many of a head's `slots` slots hold a position of `wanted`. Refuses positions that do
+    /// not describe so many slots of a sequence of `logical_len` tokens; `head` is named in the
+    /// error.
+    pub(super) fn count_within(
         &self,
+        wanted: &Range<usize>,
         head: usize,
         slots: usize,
         logical_len: usize,
-    ) -> Result<(), EvictError> {
-        if slots > logical_len || u32::try_from(logical_len).is_err() {
+    ) -> Result<usize, EvictError> {
+        let Ok(len) = u32::try_from(logical_len) else {
+            return Err(EvictError::TooManySlots { head, slots, logical_len });
+        };
+        if slots > logical_len {
             return Err(EvictError::TooManySlots { head, slots, logical_len });
         }
-        let Self::Explicit(positions) = *self else { return Ok(()) };
+        let positions = match *self {
+            Self::Identity => return Ok(identity_range(wanted, slots).len()),
+            Self::Explicit(positions) => positions,
+        };
         if positions.len() != slots {
             let (what, got) = ("positions", positions.len());
             return Err(EvictError::Length { what, got, expected: slots });
         }
-        // A maximum vectorises where a search for the first offender does not.
-        if positions.iter().fold(0, |max, &p| max.max(p)) as usize >= logical_len
-            && let Some(slot) = positions.iter().position(|&p| p as usize >= logical_len)
-        {
-            return Err(EvictError::Position {
-                head,
-                slot,
-                position: positions[slot],
-                logical_len,
-            });
+        let inside = PositionRange::new(wanted);
+        let (mut count, mut too_late) = (0u32, 0u32);
+        for &position in positions {
+            count += u32::from(inside.contains(position));
+            too_late += u32::from(position >= len);
         }
-        Ok(())
+        if too_late > 0
+            && let Some(slot) = positions.iter().position(|&position| position >= len)
+        {
+            let position = positions[slot];
+            return Err(EvictError::Position { head, slot, position, logical_len });
+        }
+        Ok(count as usize)
     }
+}
+
+/// The slots of a head that never evicted whose positions are in `wanted`.
+fn identity_range(wanted: &Range<usize>, slots: usize) -> Range<usize> {
+    let end = wanted.end.min(slots);
+    wanted.start.min(end)..end
 }
 
 /// How much of its pages one head uses.
@@ -42,14 +57,15 @@ impl Positions<'_> {
 pub struct HeadExtent {
     /// Slots in use.
     pub slots: usize,
-    /// Slots that one page of this head holds. Formats differ, so heads differ.
+    /// Slots that one page of this head holds, from 1 up. Formats differ, so heads differ.
     pub slots_per_page: usize,
 }
 
 impl HeadExtent {
     /// Pages the head holds.
     pub fn pages(&self) -> usize {
-        self.slots.div_ceil(self.slots_per_page)
+        // Pages of no slots are an error elsewhere; a count is no place to divide by zero.
+        self.slots.div_ceil(self.slots_per_page.max(1))
     }
 
     /// Slots in use in the last page, 1..=`slots_per_page` (0 without pages).
@@ -69,7 +85,7 @@ impl HeadExtent {
     /// The most pages that can be given up if at most `victims` slots may die.
     pub fn pages_within(&self, victims: usize) -> usize {
         match victims.checked_sub(self.last_page_slots()) {
-            Some(rest) if self.slots > 0 => 1 + rest / self.slots_per_page,
+            Some(rest) if self.slots > 0 => 1 + rest / self.slots_per_page.max(1),
             _ => 0,
         }
     }
@@ -96,26 +112,20 @@ impl HeadSlots<'_> {
         HeadExtent { slots: self.scores.len(), slots_per_page: self.slots_per_page }
     }
 
-    pub(super) fn check(&self, head: usize, logical_len: usize) -> Result<(), EvictError> {
+    /// How many slots hold a position of `evictable`. Refuses what makes no sense.
+    pub(super) fn count_evictable(
+        &self,
+        evictable: &Range<usize>,
+        head: usize,
+        logical_len: usize,
+    ) -> Result<usize, EvictError> {
         self.extent().check(head)?;
-        self.positions.check(head, self.scores.len(), logical_len)
+        self.positions.count_within(evictable, head, self.scores.len(), logical_len)
     }
 
-    /// How many slots hold a position of `evictable`.
-    pub(super) fn count_evictable(&self, evictable: &Range<usize>) -> usize {
-        match self.positions {
-            Positions::Identity => self.identity_range(evictable).len(),
-            Positions::Explicit(positions) => {
-                let inside = PositionRange::new(evictable);
-                positions.iter().map(|&p| usize::from(inside.contains(p))).sum()
-            }
-        }
-    }
-
-    /// The slots of a head that never evicted whose positions are in `evictable`.
+    /// The slots whose positions are in `evictable`, if the head never evicted.
     pub(super) fn identity_range(&self, evictable: &Range<usize>) -> Range<usize> {
-        let end = evictable.end.min(self.scores.len());
-        evictable.start.min(end)..end
+        identity_range(evictable, self.scores.len())
     }
 }
 
@@ -127,7 +137,8 @@ pub(super) struct PositionRange {
 }
 
 impl PositionRange {
-    /// `range` ends at or below the logical length, which [`Positions::check`] holds to 32 bits.
+    /// `range` ends at or below the logical length, which
+    /// [`Positions::count_within`] holds to 32 bits.
     pub(super) fn new(range: &Range<usize>) -> Self {
         Self { start: range.start as u32, len: range.len() as u32 }
     }

@@ -76,7 +76,8 @@ pub(super) fn schedule_with(
     costs: Option<Costs>,
 ) -> Result<Schedule, EvictError> {
     let limits = limits(heads, logical_len, policy, pages_to_free)?;
-    let own_bytes = 2 * heads.len() * size_of::<u32>();
+    let limits_bytes = limits.capacity() * size_of::<u32>();
+    let own_bytes = limits_bytes + heads.len() * size_of::<u32>();
     if pages_to_free == 0 {
         let pages = vec![0; heads.len()];
         return Ok(Schedule { pages, total: 0, cost: None, scratch_bytes: own_bytes });
@@ -117,7 +118,7 @@ pub(super) fn schedule_with(
         pages: selection.pages,
         total: pages_to_free,
         cost: Some(selection.cost),
-        scratch_bytes: own_bytes / 2 + selection.bytes,
+        scratch_bytes: limits_bytes + selection.bytes,
     })
 }
 
@@ -129,23 +130,21 @@ fn limits(
     policy: &Policy,
     asked: usize,
 ) -> Result<Vec<u32>, EvictError> {
-    for (head, slots) in heads.iter().enumerate() {
-        slots.check(head, logical_len)?;
-    }
-    let held: usize = heads.iter().map(|head| head.extent().pages()).sum();
-    if u32::try_from(held).is_err() {
-        return Err(EvictError::TooManyPages(held));
-    }
     let evictable = policy.evictable(logical_len);
     let mut limits = Vec::with_capacity(heads.len());
-    let mut possible = 0;
-    for head in heads {
+    let (mut possible, mut held) = (0, 0);
+    for (index, head) in heads.iter().enumerate() {
+        let evictable = head.count_evictable(&evictable, index, logical_len)?;
         let extent = head.extent();
         let spare = extent.slots.saturating_sub(policy.floor_slots);
-        let limit = extent.pages_within(spare.min(head.count_evictable(&evictable)));
+        let limit = extent.pages_within(spare.min(evictable));
         possible += limit;
-        // No more than `held`, which is 32 bits.
+        held += extent.pages();
+        // Pages are as many as tokens at most, which are 32 bits.
         limits.push(limit.min(asked) as u32);
+    }
+    if u32::try_from(held).is_err() {
+        return Err(EvictError::TooManyPages(held));
     }
     if asked > possible {
         return Err(EvictError::Infeasible { asked, possible, held, floor: held - possible });

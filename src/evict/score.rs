@@ -58,13 +58,13 @@ impl Score {
         }
     }
 
-    /// The value in units of 2⁻⁵⁷, of which every finite score is a whole number below 2⁷³.
-    pub(super) fn steps(self) -> u128 {
+    /// A finite value as `(significand, exponent)`: significand · 2^exponent steps of 2⁻⁵⁷, the
+    /// significand below 2¹¹, the exponent below 63. A number within the same bounds if infinite.
+    #[inline]
+    pub(super) fn significand(self) -> (u64, u32) {
         let (exponent, mantissa) = (self.0 >> MANTISSA_BITS, self.0 & ((1 << MANTISSA_BITS) - 1));
-        match exponent {
-            0 => u128::from(mantissa),
-            e => u128::from(mantissa | 1 << MANTISSA_BITS) << (e - 1),
-        }
+        let normal = u16::from(exponent > 0);
+        (u64::from(mantissa | normal << MANTISSA_BITS), u32::from(exponent - normal))
     }
 
     /// Nearest, ties to even. `value` is a number from zero up.

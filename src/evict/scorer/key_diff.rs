@@ -1,8 +1,8 @@
 //! The score of KeyDiff.
 
+use super::vector::{dot, norm};
 use super::{HeadContext, Needs, Scorer};
 use crate::evict::EvictError;
-use crate::evict::scorer::key_norm::{dot, norm};
 
 /// How much a key differs from the others (KeyDiff, arXiv 2504.15364): 1 − cos(k, m), m the mean of
 /// the head's normalised keys; from 0 to 2. Similar keys are redundant, so dissimilar ones stay.

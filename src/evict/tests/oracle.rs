@@ -9,7 +9,10 @@ pub fn page_costs(head: &HeadSlots<'_>, logical_len: usize, policy: &Policy) -> 
     evictable.truncate(may_die);
 
     let page = head.slots_per_page;
-    let mut dying = if head.scores.len() % page == 0 { page } else { head.scores.len() % page };
+    let mut dying = match head.scores.len() % page {
+        0 => page,
+        partial => partial,
+    };
     let mut from = 0;
     let mut costs = Vec::new();
     while dying <= evictable.len() && !evictable.is_empty() {
