@@ -1,5 +1,5 @@
-//! The `headwise` command.
+//! The `headwise` command; see [`headwise::cli`].
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    headwise::cli::run()
 }

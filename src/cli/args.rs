@@ -1,0 +1,161 @@
+//! Arguments that commands share.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::{Args, ValueEnum};
+
+use super::error::CliError;
+use crate::{
+    base::CacheShape,
+    cache::{CacheConfig, Capacity, Compression, FormatMap},
+    engine::serve::CompressionPlan,
+    evict::{Allocation, Budget, Cost, Policy, ScorerKind},
+    format::PageFormat,
+};
+
+/// Which model.
+#[derive(Args)]
+pub(super) struct ModelArgs {
+    /// A Llama-architecture GGUF file; without it SmolLM2-135M-Instruct, fetched on first use.
+    #[arg(long, value_name = "PATH")]
+    pub model: Option<PathBuf>,
+}
+
+/// How pages look.
+#[derive(Args)]
+pub(super) struct PageArgs {
+    /// Page format: f32, f16, bf16, i8, or k=FORMAT,v=FORMAT.
+    #[arg(long, default_value = "f16")]
+    pub format: PageFormat,
+    /// Tokens of one head that a page holds in f16.
+    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
+    pub block_tokens: usize,
+}
+
+impl PageArgs {
+    pub fn config(&self, shape: CacheShape, capacity: Capacity) -> CacheConfig {
+        let formats = FormatMap::uniform(self.format);
+        CacheConfig { shape, block_tokens: self.block_tokens, formats, capacity }
+    }
+}
+
+/// What eviction protects and how it chooses.
+#[derive(Args, Clone)]
+pub(super) struct PolicyArgs {
+    /// First tokens that are never evicted.
+    #[arg(long, default_value_t = 4)]
+    pub sinks: usize,
+    /// Newest tokens that are not evicted.
+    #[arg(long, default_value_t = 32)]
+    pub window: usize,
+    /// Slots that every head keeps at least.
+    #[arg(long, value_name = "SLOTS", default_value_t = 0)]
+    pub floor: usize,
+    /// What freeing a page costs.
+    #[arg(long, value_enum, default_value_t = CostArg::Max)]
+    pub cost: CostArg,
+    /// Whether heads compete for pages or all keep as much; the default is what suits the policy:
+    /// heads compete under kv-compress, and keep the same elsewhere.
+    #[arg(long, value_enum)]
+    pub allocation: Option<AllocationArg>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum CostArg {
+    /// The highest score among its victims (KV-Compress).
+    Max,
+    /// The sum of their scores.
+    Sum,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum AllocationArg {
+    /// The cheapest pages over all layers and heads.
+    Global,
+    /// The same number of slots in every head.
+    PerHead,
+}
+
+impl PolicyArgs {
+    /// The policy for a scorer.
+    pub fn policy(&self, scorer: ScorerKind) -> Policy {
+        let compete = match self.allocation {
+            Some(AllocationArg::Global) => true,
+            Some(AllocationArg::PerHead) => false,
+            // Only attention means the same in every head; the other scores rank within one.
+            None => scorer == ScorerKind::KvCompress,
+        };
+        Policy {
+            sinks: self.sinks,
+            window: self.window,
+            floor_slots: self.floor,
+            cost: match self.cost {
+                CostArg::Max => Cost::MaxVictim,
+                CostArg::Sum => Cost::SumVictims,
+            },
+            allocation: if compete { Allocation::Global } else { Allocation::PerHead },
+        }
+    }
+
+    /// A compression by `scorer` to `budget`.
+    pub fn compression(&self, scorer: ScorerKind, budget: Budget) -> Compression {
+        Compression { scorer: Arc::from(scorer.build()), policy: self.policy(scorer), budget }
+    }
+}
+
+/// How much is kept, and when the rest goes.
+#[derive(Args)]
+pub(super) struct CompressArgs {
+    /// Keep one page in this many of the uncompressed cache.
+    #[arg(long, value_name = "RATIO", conflicts_with = "keep_tokens")]
+    pub compress: Option<f64>,
+    /// Keep this many tokens per head on average.
+    #[arg(long, value_name = "TOKENS")]
+    pub keep_tokens: Option<usize>,
+    /// Which slots matter: kv-compress, keydiff, key-norm, sinks-window or random.
+    #[arg(long, default_value = "kv-compress")]
+    pub policy: ScorerKind,
+    /// When the prompt is evicted.
+    #[arg(long, value_enum, default_value_t = EvictArg::BetweenChunks)]
+    pub evict: EvictArg,
+    /// Evict every this many generated tokens.
+    #[arg(long, value_name = "TOKENS", default_value_t = 64)]
+    pub every: usize,
+    #[command(flatten)]
+    pub protect: PolicyArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EvictArg {
+    /// After each prefill chunk: the whole prompt never has to fit.
+    BetweenChunks,
+    /// Once, when all of it is cached.
+    AfterPrefill,
+}
+
+impl CompressArgs {
+    /// The plan, if compression is asked for.
+    pub fn plan(&self) -> Result<Option<CompressionPlan>, CliError> {
+        let budget = match (self.compress, self.keep_tokens) {
+            (Some(ratio), _) => Budget::Ratio(ratio),
+            (None, Some(tokens)) => Budget::TokensPerHead(tokens),
+            (None, None) => return Ok(None),
+        };
+        if self.every == 0 {
+            return Err(CliError::Usage("--every 0 would evict after no token".into()));
+        }
+        Ok(Some(CompressionPlan {
+            compression: self.protect.compression(self.policy, budget),
+            between_chunks: self.evict == EvictArg::BetweenChunks,
+            every: Some(self.every),
+        }))
+    }
+}
+
+/// Where the result goes beside the screen.
+#[derive(Args)]
+pub(super) struct JsonArgs {
+    /// Write the result as JSON to this file.
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+}

@@ -1,0 +1,130 @@
+//! `headwise demo`: the main job on a real model.
+
+mod page;
+mod rates;
+mod serving;
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use self::{rates::Rates, serving::Serving};
+use super::{
+    args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs},
+    error::CliError,
+    output::print,
+    setup::{Loaded, read_text},
+};
+use crate::{engine::EngineError, report::write_atomically};
+
+/// The repository's own documents: what the demo reads when nothing else is given.
+const DOCUMENTS: [&str; 5] = [
+    include_str!("../../docs/design.md"),
+    include_str!("../../docs/attention.md"),
+    include_str!("../../docs/eviction.md"),
+    include_str!("../../docs/page-format.md"),
+    include_str!("../../README.md"),
+];
+
+/// Compress a real model's cache 1x to 16x, measure quality and memory, and write a report page.
+#[derive(Args)]
+pub(super) struct Demo {
+    /// Text to read instead of this project's documents.
+    #[arg(long, value_name = "PATH")]
+    prompt_file: Option<PathBuf>,
+    /// Tokens of it that are prefilled and compressed.
+    #[arg(long, default_value_t = 2048)]
+    context: usize,
+    /// Tokens after them on which each rate is compared with the full cache.
+    #[arg(long, default_value_t = 128)]
+    following: usize,
+    /// Tokens generated at each rate.
+    #[arg(long, default_value_t = 24)]
+    generate: usize,
+    /// Compression ratios.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16")]
+    ratios: Vec<f64>,
+    /// Requests of the serving comparison.
+    #[arg(long, default_value_t = 10)]
+    requests: usize,
+    /// Prompt tokens of each request.
+    #[arg(long, default_value_t = 512)]
+    request_tokens: usize,
+    /// Tokens generated for each request.
+    #[arg(long, default_value_t = 48)]
+    request_generate: usize,
+    /// Compression of the serving comparison.
+    #[arg(long, default_value_t = 8.0)]
+    serve_ratio: f64,
+    /// Where the report page goes.
+    #[arg(long, value_name = "PATH", default_value = "headwise-demo.html")]
+    report: PathBuf,
+    #[command(flatten)]
+    protect: PolicyArgs,
+    #[command(flatten)]
+    pages: PageArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+/// Everything that the page and the JSON show.
+#[derive(Serialize)]
+struct Outcome {
+    model: String,
+    format: String,
+    rates: Rates,
+    serving: Serving,
+    seconds: f64,
+}
+
+impl Demo {
+    pub fn run(self) -> Result<(), CliError> {
+        // A page that cannot be written should not cost minutes to find out.
+        write_atomically(&self.report, b"<!doctype html><title>headwise demo</title>running\n")?;
+        let text = match &self.prompt_file {
+            Some(path) => read_text(path)?,
+            None => DOCUMENTS.concat(),
+        };
+        if self.ratios.is_empty() {
+            return Err(CliError::Usage("--ratios needs at least one ratio".into()));
+        }
+        let start = Instant::now();
+        let loaded = self.model.load()?;
+        let tokens = loaded.tokenizer.encode_prompt(&text)?;
+        if tokens.is_empty() {
+            return Err(EngineError::EmptyRequest.into());
+        }
+        self.introduce(&loaded)?;
+        let rates = self.compare_rates(&loaded, &tokens)?;
+        print(rates.table())?;
+        let serving = self.compare_serving(&loaded, &tokens)?;
+        print(serving.table())?;
+        let outcome = Outcome {
+            model: loaded.name(),
+            format: self.pages.format.to_string(),
+            rates,
+            serving,
+            seconds: start.elapsed().as_secs_f64(),
+        };
+        page::page(&outcome).write(&self.report)?;
+        print(format!("\nreport: {} ({:.0} s)\n", self.report.display(), outcome.seconds))?;
+        self.json.write(&outcome)
+    }
+
+    fn introduce(&self, loaded: &Loaded) -> Result<(), CliError> {
+        let shape = loaded.model.shape();
+        print(format!(
+            "{}: {} layers × {} KV heads of {} channels, one page table each; {} pages of {} \
+             tokens\n\n",
+            loaded.name(),
+            shape.layers(),
+            shape.kv_heads(),
+            shape.head_dim(),
+            self.pages.format,
+            self.pages.block_tokens,
+        ))
+    }
+}

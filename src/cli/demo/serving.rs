@@ -1,0 +1,171 @@
+//! The same requests in the same KV memory, with and without compression.
+
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::Demo;
+use crate::{
+    cache::{Capacity, KvCache},
+    cli::{error::CliError, output::table, progress, setup::Loaded},
+    engine::{
+        EngineError, Strategy,
+        serve::{CompressionPlan, Request, Scheduler, ServeOptions, ServeStats},
+    },
+    evict::{Budget, ScorerKind},
+    report::Bytes,
+};
+
+/// Both runs.
+#[derive(Serialize)]
+pub(super) struct Serving {
+    pub requests: usize,
+    pub prompt_tokens: usize,
+    pub generated_tokens: usize,
+    pub pages: usize,
+    pub page_bytes: usize,
+    pub ratio: f64,
+    pub plain: Run,
+    pub compressed: Run,
+}
+
+/// One run.
+#[derive(Serialize)]
+pub(super) struct Run {
+    pub seconds: f64,
+    /// Generated tokens per second of the whole run, prefill included.
+    pub tokens_per_second: f64,
+    /// Generated tokens per second of the steps that only decoded.
+    pub decode_tokens_per_second: f64,
+    /// Sequences that ran at the mean decoding step.
+    pub mean_running: f64,
+    pub stats: ServeStats,
+}
+
+impl Demo {
+    pub(super) fn compare_serving(
+        &self,
+        loaded: &Loaded,
+        tokens: &[u32],
+    ) -> Result<Serving, CliError> {
+        if self.requests == 0 || tokens.len() < self.request_tokens {
+            let (found, needed) = (tokens.len(), self.request_tokens);
+            return Err(EngineError::TextTooShort { found, needed }.into());
+        }
+        let tokens_each = self.request_tokens + self.request_generate;
+        // Memory for two requests at full length, and a little room to grow.
+        let shape = loaded.model.shape();
+        let config = self.pages.config(shape, Capacity::Tokens(2 * tokens_each + tokens_each / 4));
+        let compression = CompressionPlan {
+            compression: self
+                .protect
+                .compression(ScorerKind::KvCompress, Budget::Ratio(self.serve_ratio)),
+            between_chunks: true,
+            every: Some(16),
+        };
+        let page_bytes = config.page_bytes()?;
+        let run = |name, compression| {
+            let cache = KvCache::new(&config)?;
+            self.serve(loaded, tokens, name, cache, compression)
+        };
+        let pages = KvCache::new(&config)?.stats().total;
+        let plain = run("serving, uncompressed", None)?;
+        let compressed = run("serving, compressed", Some(compression))?;
+        Ok(Serving {
+            requests: self.requests,
+            prompt_tokens: self.request_tokens,
+            generated_tokens: self.request_generate,
+            pages,
+            page_bytes,
+            ratio: self.serve_ratio,
+            plain,
+            compressed,
+        })
+    }
+
+    fn serve(
+        &self,
+        loaded: &Loaded,
+        tokens: &[u32],
+        name: &str,
+        cache: KvCache,
+        compression: Option<CompressionPlan>,
+    ) -> Result<Run, CliError> {
+        let options = ServeOptions { compression, ..ServeOptions::default() };
+        let mut scheduler = Scheduler::new(&loaded.model, cache, options)?;
+        let spare = tokens.len() - self.request_tokens;
+        for request in 0..self.requests {
+            // Stretches of the text, evenly spread.
+            let start = spare * request / self.requests;
+            scheduler.submit(Request {
+                prompt: tokens[start..start + self.request_tokens].to_vec(),
+                max_new_tokens: self.request_generate,
+                strategy: Strategy::Greedy,
+                seed: 0,
+                stop: Vec::new(),
+            })?;
+        }
+        let bar = progress::bar(name, "tokens", self.requests * self.request_generate);
+        let start = Instant::now();
+        let (mut decode_seconds, mut decoded, mut decode_steps) = (0.0, 0, 0);
+        while !scheduler.is_idle() {
+            let (before, began) = (scheduler.stats(), Instant::now());
+            scheduler.step()?;
+            let stats = scheduler.stats();
+            let drawn = stats.generated_tokens - before.generated_tokens;
+            bar.inc(drawn as u64);
+            if stats.prefill_tokens == before.prefill_tokens {
+                decode_seconds += began.elapsed().as_secs_f64();
+                decoded += drawn;
+                decode_steps += 1;
+            }
+        }
+        bar.finish_and_clear();
+        let stats = scheduler.stats();
+        let seconds = start.elapsed().as_secs_f64();
+        Ok(Run {
+            seconds,
+            tokens_per_second: stats.generated_tokens as f64 / seconds,
+            decode_tokens_per_second: decoded as f64 / f64::max(decode_seconds, 1e-9),
+            mean_running: decoded as f64 / f64::max(decode_steps as f64, 1.0),
+            stats,
+        })
+    }
+}
+
+impl Serving {
+    /// The table on the screen.
+    pub fn table(&self) -> String {
+        let heading =
+            ["cache", "at once", "peak KV", "tokens/s", "decode", "batch", "preempted", "seconds"];
+        let mut lines = vec![heading.map(str::to_owned).to_vec()];
+        for (name, run) in self.runs() {
+            lines.push(vec![
+                name,
+                run.stats.peak_running.to_string(),
+                Bytes(run.stats.peak_pages * self.page_bytes).to_string(),
+                format!("{:.1}", run.tokens_per_second),
+                format!("{:.1}/s", run.decode_tokens_per_second),
+                format!("{:.1}", run.mean_running),
+                run.stats.preemptions.to_string(),
+                format!("{:.1}", run.seconds),
+            ]);
+        }
+        format!(
+            "{} requests of {} + {} tokens in {} of KV memory:\n{}",
+            self.requests,
+            self.prompt_tokens,
+            self.generated_tokens,
+            Bytes(self.pages * self.page_bytes),
+            table(&lines),
+        )
+    }
+
+    /// The runs with their names.
+    pub fn runs(&self) -> [(String, &Run); 2] {
+        [
+            ("uncompressed".to_owned(), &self.plain),
+            (format!("{}x per head", self.ratio), &self.compressed),
+        ]
+    }
+}

@@ -1,0 +1,44 @@
+//! What ends a command.
+
+use std::{io, path::PathBuf};
+
+use thiserror::Error;
+
+use crate::{
+    cache::CacheError,
+    engine::{EngineError, ModelError, SamplingError, TokenizerError},
+    evict::EvictError,
+    fetch::FetchError,
+    report::ReportError,
+};
+
+/// One line for the user. Exit code 2.
+#[derive(Debug, Error)]
+pub(super) enum CliError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Cache(#[from] CacheError),
+    #[error(transparent)]
+    Evict(#[from] EvictError),
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]
+    NotText { path: PathBuf, offset: usize },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot write to standard output: {0}")]
+    Stdout(io::Error),
+    #[error("{0}")]
+    Usage(String),
+}

@@ -1,0 +1,163 @@
+//! `headwise eval continuation`.
+
+use std::{path::PathBuf, sync::Arc};
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    cache::Capacity,
+    cli::{
+        args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs},
+        error::CliError,
+        output::{bytes, print, table},
+        progress,
+        setup::read_text,
+    },
+    engine::{
+        EngineError,
+        eval::{self, Quality, QualitySum},
+    },
+    evict::{Budget, ScorerKind},
+};
+
+/// Prefill a context, compress it, and predict what follows it.
+#[derive(Args)]
+pub(super) struct Continuation {
+    /// UTF-8 text, tokenised whole.
+    #[arg(long, value_name = "PATH")]
+    text: PathBuf,
+    /// Most windows.
+    #[arg(long, default_value_t = 10)]
+    windows: usize,
+    /// Tokens that are prefilled and compressed.
+    #[arg(long, default_value_t = 2048)]
+    context: usize,
+    /// Tokens that follow.
+    #[arg(long, default_value_t = 256)]
+    following: usize,
+    /// Compression ratios.
+    #[arg(long, value_delimiter = ',', default_value = "2,4,8,16")]
+    ratios: Vec<f64>,
+    /// Which slots matter.
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "kv-compress,keydiff,key-norm,sinks-window,random"
+    )]
+    policies: Vec<ScorerKind>,
+    /// Most tokens in one step.
+    #[arg(long, default_value_t = 512)]
+    chunk: usize,
+    #[command(flatten)]
+    protect: PolicyArgs,
+    #[command(flatten)]
+    pages: PageArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    model: String,
+    format: String,
+    context: usize,
+    following: usize,
+    windows: usize,
+    rows: Vec<Row>,
+}
+
+/// One way of compressing, over all windows.
+#[derive(Clone, Serialize)]
+struct Row {
+    policy: Option<ScorerKind>,
+    ratio: f64,
+    perplexity: f64,
+    /// Relative to the full cache.
+    perplexity_change: f64,
+    #[serde(flatten)]
+    quality: Quality,
+}
+
+impl Continuation {
+    pub fn run(self) -> Result<(), CliError> {
+        let text = read_text(&self.text)?;
+        let loaded = self.model.load()?;
+        let tokens = loaded.tokenizer.encode_prompt(&text)?;
+        // The last token fed needs one more to predict.
+        let span = self.context + self.following;
+        let starts = (0..tokens.len()).step_by(span.max(1));
+        let starts: Vec<usize> =
+            starts.filter(|start| start + span < tokens.len()).take(self.windows).collect();
+        if starts.is_empty() {
+            let (found, needed) = (tokens.len(), span + 1);
+            return Err(EngineError::TextTooShort { found, needed }.into());
+        }
+        let ways: Vec<(ScorerKind, f64)> = (self.policies.iter())
+            .flat_map(|&policy| self.ratios.iter().map(move |&ratio| (policy, ratio)))
+            .collect();
+        let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
+        let work = starts.len() * (self.context + (ways.len() + 1) * self.following);
+        let bar = progress::bar("continuation", "tokens", work);
+        let mut full = QualitySum::default();
+        let mut sums = vec![QualitySum::default(); ways.len()];
+        for &start in &starts {
+            let scorer = Arc::from(ScorerKind::KvCompress.build());
+            let window = &tokens[start..=start + span];
+            let each = |done| bar.inc(done as u64);
+            let (model, context) = (&loaded.model, self.context);
+            let mut window = eval::Continuation::new(
+                model, &config, window, context, self.chunk, scorer, each,
+            )?;
+            full.add(&window.full());
+            bar.inc(self.following as u64);
+            for (&(policy, ratio), sum) in ways.iter().zip(&mut sums) {
+                let compression = self.protect.compression(policy, Budget::Ratio(ratio));
+                sum.add(&window.measure(&compression)?);
+                bar.inc(self.following as u64);
+            }
+        }
+        bar.finish_and_clear();
+
+        let full = full.mean();
+        let mut rows = vec![row(None, 1.0, full, full)];
+        for (&(policy, ratio), sum) in ways.iter().zip(&sums) {
+            rows.push(row(Some(policy), ratio, sum.mean(), full));
+        }
+        print(self.table(&rows))?;
+        self.json.write(&Measured {
+            model: loaded.name(),
+            format: self.pages.format.to_string(),
+            context: self.context,
+            following: self.following,
+            windows: starts.len(),
+            rows,
+        })
+    }
+
+    fn table(&self, rows: &[Row]) -> String {
+        let heading = ["policy", "ratio", "ppl", "change", "KL", "top-1", "slots", "KV bytes"];
+        let mut lines = vec![heading.map(str::to_owned).to_vec()];
+        for row in rows {
+            lines.push(vec![
+                row.policy.map_or("full cache".to_owned(), |policy| policy.to_string()),
+                format!("{}x", row.ratio),
+                format!("{:.3}", row.perplexity),
+                format!("{:+.2}%", 100.0 * row.perplexity_change),
+                format!("{:.4}", row.quality.kl),
+                format!("{:.1}%", 100.0 * row.quality.top1),
+                row.quality.slots.to_string(),
+                bytes(row.quality.bytes),
+            ]);
+        }
+        table(&lines)
+    }
+}
+
+fn row(policy: Option<ScorerKind>, ratio: f64, quality: Quality, full: Quality) -> Row {
+    let perplexity = quality.nll.exp();
+    let perplexity_change = (quality.nll - full.nll).exp() - 1.0;
+    Row { policy, ratio, perplexity, perplexity_change, quality }
+}

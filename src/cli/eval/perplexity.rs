@@ -1,0 +1,84 @@
+//! `headwise eval perplexity`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+
+use crate::{
+    cache::Capacity,
+    cli::{
+        args::{JsonArgs, ModelArgs, PageArgs},
+        error::CliError,
+        output::{bytes, print},
+        progress,
+        setup::{first_chars, read_text},
+    },
+    engine::eval::{PerplexityOptions, PerplexityResult, perplexity},
+};
+
+/// Perplexity of a text in windows, without eviction.
+#[derive(Args)]
+pub(super) struct Perplexity {
+    /// UTF-8 text, tokenised whole.
+    #[arg(long, value_name = "PATH")]
+    text: PathBuf,
+    /// Use only this many characters of it.
+    #[arg(long)]
+    chars: Option<usize>,
+    /// Most windows.
+    #[arg(long, default_value_t = 2)]
+    windows: usize,
+    /// Tokens of a window.
+    #[arg(long, default_value_t = 2048)]
+    context: usize,
+    /// Most tokens in one step.
+    #[arg(long, default_value_t = 512)]
+    chunk: usize,
+    #[command(flatten)]
+    pages: PageArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+#[derive(Serialize)]
+struct Measured {
+    model: String,
+    format: String,
+    text_tokens: usize,
+    #[serde(flatten)]
+    result: PerplexityResult,
+}
+
+impl Perplexity {
+    pub fn run(self) -> Result<(), CliError> {
+        let text = read_text(&self.text)?;
+        let text = self.chars.map_or(text.as_str(), |chars| first_chars(&text, chars));
+        let loaded = self.model.load()?;
+        let tokens = loaded.tokenizer.encode_prompt(text)?;
+        let options = PerplexityOptions {
+            context: self.context,
+            windows: self.windows,
+            chunk: self.chunk,
+            cache: self.pages.config(loaded.model.shape(), Capacity::Tokens(0)),
+        };
+        let windows = self.windows.min(tokens.len() / self.context.max(1));
+        let bar = progress::bar("perplexity", "tokens", windows * self.context);
+        let each = |done| bar.inc(done as u64);
+        let result = perplexity(&loaded.model, &tokens, &options, each)?;
+        bar.finish_and_clear();
+        print(format!(
+            "{} pages: perplexity {:.4} over {} tokens in {} windows of {} ({} of KV pages each)\n",
+            self.pages.format,
+            result.perplexity,
+            result.tokens,
+            result.windows,
+            self.context,
+            bytes(result.page_bytes_held),
+        ))?;
+        let (model, format) = (loaded.name(), self.pages.format.to_string());
+        self.json.write(&Measured { model, format, text_tokens: tokens.len(), result })
+    }
+}

@@ -1,0 +1,144 @@
+//! `headwise generate`: text from a prompt.
+
+use std::{path::PathBuf, time::Instant};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::{
+    args::{CompressArgs, JsonArgs, ModelArgs, PageArgs},
+    error::CliError,
+    output::{bytes, print},
+    setup::read_text,
+};
+use crate::{
+    cache::{Capacity, KvCache},
+    engine::{
+        StreamDecoder, Strategy,
+        serve::{Completion, Finish, Request, Scheduler, ServeOptions, ServeStats},
+    },
+    report::MemoryReport,
+};
+
+/// Generate text from a prompt, through pages that are evicted head by head.
+#[derive(Args)]
+pub(super) struct Generate {
+    /// The prompt. `-` reads it from standard input.
+    #[arg(long, required_unless_present = "prompt_file", conflicts_with = "prompt_file")]
+    prompt: Option<String>,
+    /// A file with the prompt.
+    #[arg(long, value_name = "PATH")]
+    prompt_file: Option<PathBuf>,
+    /// Most tokens to generate.
+    #[arg(long, default_value_t = 128)]
+    max_tokens: usize,
+    /// Temperature; 0 takes the most likely token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// The most likely tokens that hold this much of the probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f32,
+    /// Seed of the draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Most prompt tokens in one step.
+    #[arg(long, default_value_t = 256)]
+    chunk: usize,
+    /// KV memory in MiB; without it, enough for the uncompressed prompt and answer.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<usize>,
+    #[command(flatten)]
+    compress: CompressArgs,
+    #[command(flatten)]
+    pages: PageArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+#[derive(Serialize)]
+struct Generated {
+    text: String,
+    prompt_tokens: usize,
+    tokens: Vec<u32>,
+    finish: Option<Finish>,
+    seconds: f64,
+    stats: ServeStats,
+    memory: Option<MemoryReport>,
+}
+
+impl Generate {
+    pub fn run(self) -> Result<(), CliError> {
+        let compression = self.compress.plan()?;
+        let text = self.text()?;
+        let strategy = match self.temperature {
+            0.0 => Strategy::Greedy,
+            temperature => Strategy::Nucleus { temperature, top_p: self.top_p },
+        };
+        let loaded = self.model.load()?;
+        let prompt = loaded.tokenizer.encode_prompt(&text)?;
+        let prompt_tokens = prompt.len();
+        let capacity = match self.memory {
+            Some(mib) => Capacity::Bytes(mib.saturating_mul(1 << 20)),
+            None => Capacity::Tokens(
+                prompt_tokens.saturating_add(self.max_tokens).min(loaded.model.config().context) + 1,
+            ),
+        };
+        let cache = KvCache::new(&self.pages.config(loaded.model.shape(), capacity))?;
+        let options = ServeOptions { chunk: self.chunk, compression, ..ServeOptions::default() };
+        let mut scheduler = Scheduler::new(&loaded.model, cache, options)?;
+        let stop = loaded.tokenizer.eos().into_iter().collect();
+        let max_new_tokens = self.max_tokens;
+        scheduler.submit(Request { prompt, max_new_tokens, strategy, seed: self.seed, stop })?;
+
+        let start = Instant::now();
+        let mut decoder = StreamDecoder::default();
+        let mut written = String::new();
+        let mut completion: Option<Completion> = None;
+        let mut memory = None;
+        while !scheduler.is_idle() {
+            let progress = scheduler.step()?;
+            for &(_, token) in &progress.tokens {
+                let piece = decoder.push(loaded.tokenizer.token_bytes(token)?);
+                print(&piece)?;
+                written.push_str(&piece);
+            }
+            if scheduler.sequences().next().is_some() {
+                memory = Some(MemoryReport::of(scheduler.cache(), scheduler.sequences()));
+            }
+            completion = progress.completed.into_iter().next().or(completion);
+        }
+        let rest = decoder.finish();
+        written.push_str(&rest);
+        print(format!("{rest}\n"))?;
+        let seconds = start.elapsed().as_secs_f64();
+        let stats = scheduler.stats();
+        let page_bytes = scheduler.cache().layouts().of(0).page_bytes;
+        eprintln!(
+            "{prompt_tokens} prompt tokens, {} generated, {seconds:.1} s; peak KV {}, {} evicted",
+            stats.generated_tokens,
+            bytes(stats.peak_pages * page_bytes),
+            bytes(stats.pages_evicted * page_bytes),
+        );
+        self.json.write(&Generated {
+            text: written,
+            prompt_tokens,
+            tokens: completion.as_ref().map(|c| c.tokens.clone()).unwrap_or_default(),
+            finish: completion.map(|c| c.finish),
+            seconds,
+            stats,
+            memory,
+        })
+    }
+
+    fn text(&self) -> Result<String, CliError> {
+        match (&self.prompt, &self.prompt_file) {
+            (_, Some(path)) => read_text(path),
+            (Some(prompt), None) if prompt == "-" => std::io::read_to_string(std::io::stdin())
+                .map_err(|source| CliError::Read { path: "standard input".into(), source }),
+            (Some(prompt), None) => Ok(prompt.clone()),
+            (None, None) => Err(CliError::Usage("a prompt is needed".into())),
+        }
+    }
+}

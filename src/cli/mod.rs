@@ -1,0 +1,55 @@
+//! The `headwise` command.
+//!
+//! Every command takes `--json PATH`; long work shows progress on stderr; bad input is one clear line
+//! on stderr and exit code 2.
+
+mod args;
+mod demo;
+mod error;
+mod eval;
+mod fetch;
+mod generate;
+mod output;
+mod progress;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A paged KV cache in which every attention head has its own page table.
+#[derive(Parser)]
+#[command(name = "headwise", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Compress a real model's cache 1x to 16x, measure quality and memory, and write a report page.
+    Demo(demo::Demo),
+    /// Generate text from a prompt.
+    Generate(generate::Generate),
+    /// Measure quality by a fixed protocol.
+    Eval(eval::Eval),
+    /// Fetch an artefact into the cache folder and verify its checksum.
+    Fetch(fetch::Fetch),
+}
+
+/// Runs the command line of this process. Exit codes: 0 done, 2 bad input or a missing piece.
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(demo) => demo.run(),
+        Command::Generate(generate) => generate.run(),
+        Command::Eval(eval) => eval.run(),
+        Command::Fetch(fetch) => fetch.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("headwise: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
