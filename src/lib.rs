@@ -11,4 +11,5 @@ pub mod evict;
 pub mod fetch;
 pub mod format;
 pub mod plan;
+pub mod report;
 pub mod store;
