@@ -4,6 +4,8 @@
 pub mod attend;
 pub mod base;
 pub mod cache;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod evict;

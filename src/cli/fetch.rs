@@ -3,12 +3,7 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{
-    args::JsonArgs,
-    error::CliError,
-    output::print,
-    progress::fetching,
-};
+use super::{args::JsonArgs, error::CliError, output::print, progress::fetching};
 
 /// Fetch an artefact into the cache folder.
 #[derive(Args)]

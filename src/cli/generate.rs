@@ -8,16 +8,16 @@ use serde::Serialize;
 use super::{
     args::{CompressArgs, JsonArgs, ModelArgs, PageArgs},
     error::CliError,
-    output::{bytes, print},
+    output::print,
     setup::read_text,
 };
 use crate::{
     cache::{Capacity, KvCache},
     engine::{
-        StreamDecoder, Strategy,
+        Strategy, StreamDecoder,
         serve::{Completion, Finish, Request, Scheduler, ServeOptions, ServeStats},
     },
-    report::MemoryReport,
+    report::{Bytes, MemoryReport},
 };
 
 /// Generate text from a prompt, through pages that are evicted head by head.
@@ -82,7 +82,8 @@ impl Generate {
         let capacity = match self.memory {
             Some(mib) => Capacity::Bytes(mib.saturating_mul(1 << 20)),
             None => Capacity::Tokens(
-                prompt_tokens.saturating_add(self.max_tokens).min(loaded.model.config().context) + 1,
+                prompt_tokens.saturating_add(self.max_tokens).min(loaded.model.config().context)
+                    + 1,
             ),
         };
         let cache = KvCache::new(&self.pages.config(loaded.model.shape(), capacity))?;
@@ -105,7 +106,7 @@ impl Generate {
                 written.push_str(&piece);
             }
             if scheduler.sequences().next().is_some() {
-                memory = Some(MemoryReport::of(scheduler.cache(), scheduler.sequences()));
+                memory = Some(MemoryReport::of(scheduler.cache(), scheduler.sequences())?);
             }
             completion = progress.completed.into_iter().next().or(completion);
         }
@@ -118,8 +119,8 @@ impl Generate {
         eprintln!(
             "{prompt_tokens} prompt tokens, {} generated, {seconds:.1} s; peak KV {}, {} evicted",
             stats.generated_tokens,
-            bytes(stats.peak_pages * page_bytes),
-            bytes(stats.pages_evicted * page_bytes),
+            Bytes(stats.peak_pages * page_bytes),
+            Bytes(stats.pages_evicted * page_bytes),
         );
         self.json.write(&Generated {
             text: written,

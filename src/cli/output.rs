@@ -1,28 +1,19 @@
 //! Results: a table on stdout, JSON in a file.
 
-use std::{
-    io::{self, Write},
-    path::Path,
-};
+use std::io::{self, Write};
 
 use serde::Serialize;
 
 use super::{args::JsonArgs, error::CliError};
+use crate::report::write_json;
 
 impl JsonArgs {
     /// Writes the result where `--json` says, whole or not at all.
     pub fn write(&self, result: &impl Serialize) -> Result<(), CliError> {
-        let Some(path) = &self.json else { return Ok(()) };
-        let fail = |source| CliError::Write { path: path.clone(), source };
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(fail)?;
-        serde_json::to_writer_pretty(&mut file, result).map_err(|e| fail(e.into()))?;
-        file.write_all(b"\n").map_err(fail)?;
-        file.persist(path).map_err(|e| fail(e.error))?;
-        Ok(())
+        match &self.json {
+            Some(path) => Ok(write_json(path, result)?),
+            None => Ok(()),
+        }
     }
 }
 
@@ -54,29 +45,9 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Bytes for people: binary units, three digits.
-pub(super) fn bytes(count: usize) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = if unit == 0 || value >= 100.0 { 0 } else { 2 };
-    format!("{value:.digits$} {}", units[unit])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_read_well() {
-        assert_eq!([0, 1023, 1024, 1536 << 10, 300 << 20].map(bytes), [
-            "0 B", "1023 B", "1.00 KiB", "1.50 MiB", "300 MiB"
-        ]);
-    }
 
     #[test]
     fn tables_align() {

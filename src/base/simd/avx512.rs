@@ -153,8 +153,10 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn reduce_add4(self, v: [__m512; 4]) -> [f32; 4] {
-        let [a, b, c, d] = v.map(|x| self.fold(x));
+    fn reduce_add4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
+        // Not `map`: a closure called from it is inlined only where LTO sees through it.
+        let (a, b) = (self.fold(a), self.fold(b));
+        let (c, d) = (self.fold(c), self.fold(d));
         // SAFETY: see above; the array is 16 bytes.
         unsafe {
             let eight = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));

@@ -91,8 +91,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn reduce_max(self, a: Self::V) -> f32;
     /// The four lane sums `[Σa, Σb, Σc, Σd]`; sets with shuffles share the work between them.
     #[inline(always)]
-    fn reduce_add4(self, v: [Self::V; 4]) -> [f32; 4] {
-        v.map(|x| self.reduce_add(x))
+    fn reduce_add4(self, [a, b, c, d]: [Self::V; 4]) -> [f32; 4] {
+        [self.reduce_add(a), self.reduce_add(b), self.reduce_add(c), self.reduce_add(d)]
     }
 }
 

@@ -39,11 +39,7 @@ pub(super) struct Rate {
 }
 
 impl Demo {
-    pub(super) fn compare_rates(
-        &self,
-        loaded: &Loaded,
-        tokens: &[u32],
-    ) -> Result<Rates, CliError> {
+    pub(super) fn compare_rates(&self, loaded: &Loaded, tokens: &[u32]) -> Result<Rates, CliError> {
         let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
         let span = self.context + self.following + 1;
         let tokens = &tokens[..tokens.len().min(span)];
@@ -53,18 +49,11 @@ impl Demo {
         let start = Instant::now();
         let scorer = Arc::from(ScorerKind::KvCompress.build());
         let mut prefilled = 0.0;
-        let mut window = Continuation::new(
-            &loaded.model,
-            &config,
-            tokens,
-            self.context,
-            256,
-            scorer,
-            |done| {
+        let mut window =
+            Continuation::new(&loaded.model, &config, tokens, self.context, 256, scorer, |done| {
                 prefilled = start.elapsed().as_secs_f64();
                 bar.inc(done as u64);
-            },
-        )?;
+            })?;
         let full = window.full();
         let mut rows = Vec::with_capacity(self.ratios.len());
         for &ratio in &self.ratios {
@@ -73,7 +62,7 @@ impl Demo {
             let (fork, done) = window.compressed(&compression)?;
             let slots = slots(&fork);
             // The fork's own memory: without the context that it was forked from.
-            let memory = MemoryReport::of(window.cache(), [&fork]);
+            let memory = MemoryReport::of(window.cache(), [&fork])?;
             let quality = window.measure_fork(fork)?;
             bar.inc(following as u64);
             let (fork, _) = window.compressed(&compression)?;
@@ -111,18 +100,27 @@ impl Rates {
     /// The table on the screen.
     pub fn table(&self) -> String {
         let heading = [
-            "rate", "held", "used", "physical", "theoretical", "decode", "ppl", "change", "KL",
-            "top-1", "goes on with",
+            "rate",
+            "held",
+            "used",
+            "physical",
+            "theoretical",
+            "decode",
+            "ppl",
+            "change",
+            "KL",
+            "top-1",
+            "goes on with",
         ];
         let mut lines = vec![heading.map(str::to_owned).to_vec()];
         lines.extend(self.rows.iter().map(|row| {
             let total = &row.memory.total;
             vec![
                 format!("{}x", row.ratio),
-                Bytes(total.held_bytes()).to_string(),
+                Bytes(total.held_bytes).to_string(),
                 Bytes(total.used_bytes).to_string(),
-                format!("{:.2}x", row.memory.compression.physical),
-                format!("{:.2}x", row.memory.compression.theoretical),
+                times(row.memory.compression.physical),
+                times(row.memory.compression.theoretical),
                 format!("{:.1}/s", row.decode_tokens_per_second),
                 format!("{:.3}", row.perplexity),
                 format!("{:+.1}%", 100.0 * row.perplexity_change),
@@ -139,6 +137,11 @@ impl Rates {
             table(&lines),
         )
     }
+}
+
+/// A rate, or a dash where nothing is held.
+pub(super) fn times(rate: Option<f64>) -> String {
+    rate.map_or("–".to_owned(), |rate| format!("{rate:.2}x"))
 }
 
 /// The beginning of a text in one line.

@@ -10,7 +10,7 @@ use crate::{
     cli::{
         args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs},
         error::CliError,
-        output::{bytes, print, table},
+        output::{print, table},
         progress,
         setup::read_text,
     },
@@ -19,6 +19,7 @@ use crate::{
         eval::{self, Quality, QualitySum},
     },
     evict::{Budget, ScorerKind},
+    report::Bytes,
 };
 
 /// Prefill a context, compress it, and predict what follows it.
@@ -108,9 +109,8 @@ impl Continuation {
             let window = &tokens[start..=start + span];
             let each = |done| bar.inc(done as u64);
             let (model, context) = (&loaded.model, self.context);
-            let mut window = eval::Continuation::new(
-                model, &config, window, context, self.chunk, scorer, each,
-            )?;
+            let mut window =
+                eval::Continuation::new(model, &config, window, context, self.chunk, scorer, each)?;
             full.add(&window.full());
             bar.inc(self.following as u64);
             for (&(policy, ratio), sum) in ways.iter().zip(&mut sums) {
@@ -149,7 +149,7 @@ impl Continuation {
                 format!("{:.4}", row.quality.kl),
                 format!("{:.1}%", 100.0 * row.quality.top1),
                 row.quality.slots.to_string(),
-                bytes(row.quality.bytes),
+                Bytes(row.quality.bytes).to_string(),
             ]);
         }
         table(&lines)

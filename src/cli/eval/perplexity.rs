@@ -10,11 +10,12 @@ use crate::{
     cli::{
         args::{JsonArgs, ModelArgs, PageArgs},
         error::CliError,
-        output::{bytes, print},
+        output::print,
         progress,
         setup::{first_chars, read_text},
     },
     engine::eval::{PerplexityOptions, PerplexityResult, perplexity},
+    report::Bytes,
 };
 
 /// Perplexity of a text in windows, without eviction.
@@ -76,7 +77,7 @@ impl Perplexity {
             result.tokens,
             result.windows,
             self.context,
-            bytes(result.page_bytes_held),
+            Bytes(result.page_bytes_held),
         ))?;
         let (model, format) = (loaded.name(), self.pages.format.to_string());
         self.json.write(&Measured { model, format, text_tokens: tokens.len(), result })
