@@ -76,6 +76,9 @@ pub(super) fn stream<S: Simd>(
     let mut first = slots.start;
     while first < slots.end {
         let chunk = first..chunk_end(&sides.k, first, slots.end);
+        let soon = chunk.end + chunk.len()..(chunk.end + 2 * chunk.len()).min(slots.end);
+        sides.k.touch(soon.clone());
+        sides.v.touch(soon);
         for tile in 0..tiles {
             // Tiles of almost equal size: nine rows are five and four, not eight and one.
             let at = |tile: usize| rows.start + tile * rows.len() / tiles;
