@@ -48,6 +48,11 @@ impl<'a, S: Simd> Side<'a, S> {
         self.page_slots
     }
 
+    /// Payload bytes of a slot.
+    pub fn slot_bytes(&self) -> usize {
+        self.region.payload_stride
+    }
+
     /// The runs of `slots`, in order. `ahead` is a side and a distance: along with slot `i` comes the
     /// address of slot `i + distance` of that side.
     pub fn runs<'b>(
