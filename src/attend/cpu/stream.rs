@@ -11,10 +11,10 @@ use crate::base::simd::Simd;
 
 /// The most slots whose scores are computed before their values are added: enough to make the softmax
 /// between the two passes cheap.
-pub(super) const CHUNK: usize = 128;
-/// Payload bytes of K in a chunk, about: what one pass prefetches should still be in the first-level
-/// cache when the next pass reads it.
-const CHUNK_BYTES: usize = 16 << 10;
+pub(super) const CHUNK: usize = 256;
+/// Payload bytes of K in a chunk, about: what one pass prefetches must still be in the second-level
+/// cache when the next pass reads it, and many pages are touched together.
+const CHUNK_BYTES: usize = 32 << 10;
 
 /// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) of query rows, in base 2: `max` of the
 /// scores so far, `sum` of `2^(score − max)` and `out`, the values weighted alike, not yet divided.
@@ -122,7 +122,7 @@ pub(super) fn stream<S: Simd>(
 /// that runs are whole pages.
 pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -> usize {
     let page_slots = side.page_slots();
-    let limit = first + (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 4, CHUNK);
+    let limit = first + (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
     let boundary = limit / page_slots * page_slots;
     (if boundary > first { boundary } else { limit }).min(end)
 }
