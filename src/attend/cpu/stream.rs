@@ -76,6 +76,9 @@ pub(super) fn stream<S: Simd>(
     let mut scores = [0f32; MAX_ROWS * CHUNK];
     let tiles = rows.len().div_ceil(MAX_ROWS);
     let mut first = slots.start;
+    let start = first..(first + 2 * (chunk_end(&sides.k, first, slots.end) - first)).min(slots.end);
+    sides.k.touch(start.clone());
+    sides.v.touch(start);
     while first < slots.end {
         let chunk = first..chunk_end(&sides.k, first, slots.end);
         let soon = chunk.end + chunk.len()..(chunk.end + 2 * chunk.len()).min(slots.end);
