@@ -107,13 +107,14 @@ fn dot_rows<C: Codec, S: Simd, const R: usize>(
 ) {
     assert_eq!(q.len(), R * head_dim);
     assert!(scores.values.len() >= (R - 1) * scores.stride + walk.slots.len());
-    let mut done = 0;
-    for run in walk.runs() {
-        check_run::<C, S>(&run, head_dim);
-        let out = &mut scores.values[done..];
-        simd.vectorize(
-            #[inline(always)]
-            || {
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let mut done = 0;
+            for run in walk.runs() {
+                check_run::<C, S>(&run, head_dim);
+                let out = &mut scores.values[done..];
+                done += run.slots;
                 // As many slots at a time as accumulators fit in registers: a load of q serves them
                 // all, and four sums share one reduction.
                 match (S::LANES, R) {
@@ -125,10 +126,9 @@ fn dot_rows<C: Codec, S: Simd, const R: usize>(
                     }
                     _ => dot_run::<C, S, R, 1>(simd, &run, head_dim, q, out, scores.stride),
                 }
-            },
-        );
-        done += run.slots;
-    }
+            }
+        },
+    );
 }
 
 #[inline(always)]
@@ -243,48 +243,67 @@ fn accumulate_rows<C: Codec, S: Simd, const R: usize>(
 ) {
     assert!(p.len() >= (R - 1) * p_stride + walk.slots.len());
     assert!(out.stride >= head_dim && out.values.len() >= R * out.stride);
-    let mut done = 0;
-    for run in walk.runs() {
-        check_run::<C, S>(&run, head_dim);
-        let weights = Weights { p: &p[done..], stride: p_stride };
-        let (values, stride) = (out.values.as_mut_ptr(), out.stride);
-        simd.vectorize(
-            #[inline(always)]
-            || {
-                let mut channel = 0;
+    let (values, stride) = (out.values.as_mut_ptr(), out.stride);
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let mut done = 0;
+            for run in walk.runs() {
+                check_run::<C, S>(&run, head_dim);
+                let weights = Weights { p: &p[done..], stride: p_stride };
+                done += run.slots;
                 // SAFETY: the run's bytes and `out` were measured above; `weights` has a value for
-                // each of the R rows and each slot of the run; the channels end at `head_dim`.
+                // each of the R rows and each slot of the run.
                 unsafe {
-                    // Wide tiles amortise the broadcast of p; R * T accumulators stay in registers.
-                    if S::LANES == 16 && R <= 5 || R <= 2 {
-                        while channel + 4 * S::LANES <= head_dim {
-                            let out = values.add(channel);
-                            accumulate_tile::<C, S, R, 4>(
-                                simd, &run, &weights, head_dim, channel, out, stride,
-                            );
-                            channel += 4 * S::LANES;
-                        }
-                    }
-                    if S::LANES == 16 || R <= 4 {
-                        while channel + 2 * S::LANES <= head_dim {
-                            let out = values.add(channel);
-                            accumulate_tile::<C, S, R, 2>(
-                                simd, &run, &weights, head_dim, channel, out, stride,
-                            );
-                            channel += 2 * S::LANES;
-                        }
-                    }
-                    while channel < head_dim {
-                        let out = values.add(channel);
-                        accumulate_tile::<C, S, R, 1>(
-                            simd, &run, &weights, head_dim, channel, out, stride,
-                        );
-                        channel += S::LANES;
-                    }
-                }
-            },
-        );
-        done += run.slots;
+                    accumulate_run::<C, S, R>(simd, &run, &weights, head_dim, values, stride)
+                };
+            }
+        },
+    );
+}
+
+/// All channels of all rows, for all slots of the run.
+///
+/// # Safety
+/// As [`accumulate_tile`], for all of `head_dim`.
+#[inline(always)]
+unsafe fn accumulate_run<C: Codec, S: Simd, const R: usize>(
+    simd: S,
+    run: &Run<'_>,
+    weights: &Weights<'_>,
+    head_dim: usize,
+    out: *mut f32,
+    stride: usize,
+) {
+    let mut channel = 0;
+    // Wide tiles amortise the broadcast of p; R * T accumulators stay in registers.
+    if S::LANES == 16 && R <= 5 || R <= 2 {
+        while channel + 4 * S::LANES <= head_dim {
+            // SAFETY: the channels of the tile are within `head_dim`; the rest is the caller's.
+            unsafe {
+                let out = out.add(channel);
+                accumulate_tile::<C, S, R, 4>(simd, run, weights, head_dim, channel, out, stride);
+            }
+            channel += 4 * S::LANES;
+        }
+    }
+    if S::LANES == 16 || R <= 4 {
+        while channel + 2 * S::LANES <= head_dim {
+            // SAFETY: as above.
+            unsafe {
+                let out = out.add(channel);
+                accumulate_tile::<C, S, R, 2>(simd, run, weights, head_dim, channel, out, stride);
+            }
+            channel += 2 * S::LANES;
+        }
+    }
+    while channel < head_dim {
+        // SAFETY: as above.
+        unsafe {
+            let out = out.add(channel);
+            accumulate_tile::<C, S, R, 1>(simd, run, weights, head_dim, channel, out, stride);
+        }
+        channel += S::LANES;
     }
 }
 

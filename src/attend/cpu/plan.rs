@@ -9,9 +9,9 @@ use std::ops::Range;
 use super::stream::CHUNK;
 use crate::attend::{Batch, Head, Span};
 
-/// Page bytes of a piece of a head that is streamed: some 20 µs of one core, far above what handing
-/// out an item costs, and small enough that a long head of a single sequence feeds many cores.
-const PIECE_BYTES: usize = 256 << 10;
+/// Page bytes of a piece of a head that is streamed: many chunks, since the first ones of a piece are
+/// not prefetched, yet small enough that a long head of a single sequence feeds many cores.
+const PIECE_BYTES: usize = 1 << 20;
 /// Multiply-adds of a piece of a head that is attended to by panels: some 2 ms of one core.
 const PIECE_WORK: usize = 64 << 20;
 /// Query rows up to which a head is streamed; above it, panels do.

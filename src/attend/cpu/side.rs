@@ -48,6 +48,11 @@ impl<'a, S: Simd> Side<'a, S> {
         self.page_slots
     }
 
+    /// Payload bytes of a slot.
+    pub fn slot_bytes(&self) -> usize {
+        self.region.payload_stride
+    }
+
     /// The runs of `slots`, in order. `ahead` is a side and a distance: along with slot `i` comes the
     /// address of slot `i + distance` of that side.
     pub fn runs<'b>(
@@ -66,9 +71,10 @@ impl<'a, S: Simd> Side<'a, S> {
             let page = &self.bytes[start..start + self.page_bytes];
             let part =
                 |start: usize, stride: usize| &page[start + first * stride..][..count * stride];
-            let (ahead, ahead_stride) = ahead
-                .and_then(|(side, distance)| side.address(next + distance))
-                .unwrap_or((std::ptr::null(), 0));
+            let (ahead, ahead_stride) = match ahead {
+                Some((side, distance)) => side.ahead(next + distance, count),
+                None => (std::ptr::null(), 0),
+            };
             next += count;
             Some(Run {
                 slots: count,
@@ -80,39 +86,75 @@ impl<'a, S: Simd> Side<'a, S> {
         })
     }
 
-    /// Where the payload of a slot is, and its size, if the table has such a page.
-    fn address(&self, slot: usize) -> Option<(*const u8, usize)> {
-        let page = *self.pages.get(slot / self.page_slots)? as usize;
-        let stride = self.region.payload_stride;
-        let offset = page * self.page_bytes + self.region.payload + slot % self.page_slots * stride;
-        Some((self.bytes.as_ptr().wrapping_add(offset), stride))
+    /// Asks for the scales of `count` slots; returns where the payload of the first one is, and its
+    /// size. Beyond the table: nowhere, 0.
+    fn ahead(&self, slot: usize, count: usize) -> (*const u8, usize) {
+        let Some(page) = self.page(slot / self.page_slots) else { return (std::ptr::null(), 0) };
+        let (first, region) = (slot % self.page_slots, self.region);
+        let scales = page.wrapping_add(region.scales + first * region.scale_stride);
+        for line in (0..count * region.scale_stride).step_by(LINE) {
+            prefetch(scales.wrapping_add(line));
+        }
+        (page.wrapping_add(region.payload + first * region.payload_stride), region.payload_stride)
+    }
+
+    /// Has the addresses of the pages that hold `slots` translated, without waiting.
+    ///
+    /// A miss of the TLB stalls a prefetch, and pages lie anywhere: one translation after another
+    /// would bound the speed. Asked for together, they overlap.
+    pub fn touch(&self, slots: Range<usize>) {
+        let region = self.region;
+        let mut next = slots.start;
+        while next < slots.end {
+            let first = next % self.page_slots;
+            let count = (self.page_slots - first).min(slots.end - next);
+            let Some(page) = self.page(next / self.page_slots) else { return };
+            let start = page.wrapping_add(region.payload + first * region.payload_stride);
+            for small_page in (0..count * region.payload_stride).step_by(SMALL_PAGE) {
+                prefetch(start.wrapping_add(small_page));
+            }
+            next += count;
+        }
+    }
+
+    /// Where page `index` of the table starts.
+    fn page(&self, index: usize) -> Option<*const u8> {
+        let page = *self.pages.get(index)? as usize;
+        Some(self.bytes.as_ptr().wrapping_add(page * self.page_bytes))
     }
 }
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
+/// Bytes of the smallest unit of address translation: under a hypervisor even huge pages may be made
+/// of such.
+const SMALL_PAGE: usize = 4096;
 
 impl Run<'_> {
     /// Asks for the lines of the `slot`-th slot ahead.
     #[inline(always)]
     pub fn prefetch(&self, slot: usize) {
         let start = self.ahead.wrapping_add(slot * self.ahead_stride);
-        for line in (0..self.ahead_stride).step_by(64) {
+        for line in (0..self.ahead_stride).step_by(LINE) {
             prefetch(start.wrapping_add(line));
         }
     }
 }
 
-/// Asks for one cache line; a hint, so any address will do.
+/// Asks for one cache line in the second-level cache; a hint, so any address will do. The first level
+/// is too small for what is wanted soon, and its few outstanding misses are for the loads themselves.
 #[inline(always)]
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has SSE, and a prefetch touches no memory that the program can see.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T1>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a prefetch touches no memory that the program can see.
     unsafe {
-        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags));
+        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;

@@ -9,10 +9,12 @@ use super::{
 };
 use crate::base::simd::Simd;
 
-/// Slots whose scores are computed before their values are added: large enough to make the softmax
-/// between the two passes cheap, small enough that what one pass prefetches is still cached when the
-/// next one reads it.
-pub(super) const CHUNK: usize = 128;
+/// The most slots whose scores are computed before their values are added: enough to make the softmax
+/// between the two passes cheap.
+pub(super) const CHUNK: usize = 256;
+/// Payload bytes of K in a chunk, about: what one pass prefetches must still be in the second-level
+/// cache when the next pass reads it, and many pages are touched together.
+const CHUNK_BYTES: usize = 32 << 10;
 
 /// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) of query rows, in base 2: `max` of the
 /// scores so far, `sum` of `2^(score − max)` and `out`, the values weighted alike, not yet divided.
@@ -74,8 +76,14 @@ pub(super) fn stream<S: Simd>(
     let mut scores = [0f32; MAX_ROWS * CHUNK];
     let tiles = rows.len().div_ceil(MAX_ROWS);
     let mut first = slots.start;
+    let start = first..(first + 2 * (chunk_end(&sides.k, first, slots.end) - first)).min(slots.end);
+    sides.k.touch(start.clone());
+    sides.v.touch(start);
     while first < slots.end {
         let chunk = first..chunk_end(&sides.k, first, slots.end);
+        let soon = chunk.end + chunk.len()..(chunk.end + 2 * chunk.len()).min(slots.end);
+        sides.k.touch(soon.clone());
+        sides.v.touch(soon);
         for tile in 0..tiles {
             // Tiles of almost equal size: nine rows are five and four, not eight and one.
             let at = |tile: usize| rows.start + tile * rows.len() / tiles;
@@ -117,7 +125,7 @@ pub(super) fn stream<S: Simd>(
 /// that runs are whole pages.
 pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -> usize {
     let page_slots = side.page_slots();
-    let limit = first + CHUNK;
+    let limit = first + (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
     let boundary = limit / page_slots * page_slots;
     (if boundary > first { boundary } else { limit }).min(end)
 }

@@ -71,7 +71,7 @@ fn every_pair_of_formats_in_one_batch() {
 
 #[test]
 fn long_heads_are_split_and_merged() {
-    // 3,000 f32 slots of head_dim 128 are twelve pieces; the queries of 70 tokens are three blocks.
+    // 3,000 f32 slots of head_dim 128 are three pieces; the queries of 70 tokens are three blocks.
     let format = PageFormat::both(SlotFormat::F32);
     let table = |slots| Table { slots, format };
     let spans = [(1, vec![table(3000), table(2999)]), (70, vec![table(1025), table(70)])];
