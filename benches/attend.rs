@@ -18,7 +18,7 @@ use headwise::{
         simd::{Isa, Simd},
     },
     format::{PageFormat, PageLayout, SlotFormat},
-    store::{HostStore, PageStore, TablePages},
+    store::{HostStore, PageStore, Rows, TablePages},
 };
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -77,7 +77,7 @@ impl Scene {
         for table in &tables {
             let table = TablePages { pages: table, layout: &layout };
             for first in (0..slots).step_by(256) {
-                let rows = &block[..256.min(slots - first) * head_dim];
+                let rows = Rows::dense(&block[..256.min(slots - first) * head_dim], head_dim);
                 store.append(table, first, rows, rows).unwrap();
             }
         }
