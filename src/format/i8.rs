@@ -14,7 +14,7 @@ use crate::base::simd::Simd;
 pub struct I8;
 
 /// Channels that share a scale.
-const GROUP: usize = 64;
+const GROUP: usize = 32;
 
 impl Codec for I8 {
     const NAME: &'static str = "i8";
