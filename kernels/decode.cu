@@ -43,6 +43,8 @@ static_assert(SHARED <= 99 * 1024 || SHARED <= SHARED_BUDGET, "fits in shared me
 
 // Queries stay in registers where they leave room for the accumulators.
 constexpr bool RESIDENT = STEPS * SETS <= 8;
+// Steps over K unrolled together: all of them only where that reaches registers.
+constexpr u32 KEY_UNROLL = RESIDENT ? STEPS : 4;
 
 // The running softmax of one warp: rows lane / 4 (and + 8), accumulators in the layout of mma.
 struct State {
@@ -97,7 +99,7 @@ __device__ __forceinline__ void score_tile(const Queries& queries, u32 tile, u32
 #pragma unroll
     for (u32 g = 0; g < Keys::SCALE_GROUPS; ++g) {
         float c[NT][4] = {};
-#pragma unroll
+#pragma unroll KEY_UNROLL
         for (u32 step = g * GROUP_STEPS; step < min_of((g + 1) * GROUP_STEPS, STEPS); ++step) {
             u32 b[Keys::PLANES][NT][2];
             Keys::template keys<Keys::ROW>(keys, step, b);
@@ -229,7 +231,7 @@ __device__ __forceinline__ void publish(State& state, float* acc, float* stats, 
 extern "C" __device__ const u32 headwise_decode_threads = THREADS;
 extern "C" __device__ const u32 headwise_decode_shared = SHARED;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_decode(const u8* __restrict__ pages, const u32* __restrict__ page_ids,
                     const WorkItem* __restrict__ items, const u32* __restrict__ lists,
                     const u8* __restrict__ queries, u8* __restrict__ out,

@@ -281,7 +281,7 @@ struct Side : Format<F> {
                                                      u32 valid, u32 lane) {
         const u8* const from = payload(page, first);
         constexpr u32 TOTAL = TILE * CHUNKS;
-#pragma unroll
+#pragma unroll 16
         for (u32 at = 0; at < TOTAL; at += LANES) {
             u32 row, column;
             if constexpr (LANES % CHUNKS == 0) {
