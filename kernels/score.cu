@@ -43,11 +43,14 @@ struct Head {
 
 constexpr u32 POOL = 7;
 using Attend = Attention<false, 2>;
-constexpr u32 WARPS = 4;
-constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 STAGES = 2;
-constexpr u32 SHARED = Attend::QUERY_BYTES + WARPS * STAGES * Keys::TILE_BYTES;
-static_assert(SHARED <= 2 * SHARED_BUDGET && SHARED <= 227 * 1024, "fits in shared memory");
+__device__ constexpr u32 shared_bytes(u32 warps) {
+    return Attend::QUERY_BYTES + warps * STAGES * Keys::TILE_BYTES;
+}
+constexpr u32 WARPS = shared_bytes(4) <= SHARED_BUDGET ? 4 : shared_bytes(2) <= SHARED_BUDGET ? 2 : 1;
+constexpr u32 THREADS = WARPS * WARP;
+constexpr u32 SHARED = shared_bytes(WARPS);
+static_assert(SHARED <= SHARED_BUDGET, "fits in shared memory");
 
 // Rounds to nearest even: 6 bits of exponent from 2^-47 on, 10 of mantissa, then steps of 2^-57.
 __device__ __forceinline__ u16 quantize(float v) {
