@@ -5,4 +5,5 @@ pub mod base;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod format;
+pub mod plan;
 pub mod store;
