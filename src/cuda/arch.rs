@@ -19,6 +19,9 @@ impl Arch {
     /// The architectures that every kernel is compiled for in CI: Ampere, Ada, Hopper, Blackwell.
     pub const TESTED: [Arch; 4] = [Arch::new(80), Arch::new(89), Arch::new(90), Arch::new(100)];
 
+    /// The oldest one with the kernels' instructions: asynchronous copies and bfloat16 products.
+    pub const OLDEST: Arch = Arch::new(80);
+
     const fn new(number: u32) -> Self {
         Self { number, suffix: None }
     }

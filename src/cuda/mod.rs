@@ -5,11 +5,22 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | [`driver`] | the driver's functions; contexts, memory, streams, events, modules with typed errors |
+//! | [`device`] | which devices there are |
 //! | [`nvrtc`] | finds NVRTC, compiles CUDA C++ to PTX and cubin, reads ptxas' resource report |
 
 mod arch;
+mod csr;
+pub mod device;
+mod dirty;
+pub mod driver;
 mod error;
+mod image;
 pub mod nvrtc;
+pub mod work;
 
 pub use arch::Arch;
-pub use error::CudaError;
+pub use csr::{CsrError, CsrTables, StockView};
+pub use dirty::DirtyRanges;
+pub use error::{CudaError, CudaVersion};
+pub use image::{Extent, MirrorError, MirrorImage};

@@ -13,7 +13,7 @@ use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
 
 use super::Source;
-use crate::cuda::CudaError;
+use crate::cuda::{CudaError, CudaVersion};
 
 /// Result codes are plain integers here: a newer library may return codes that an enum lacks.
 type Code = c_int;
@@ -43,7 +43,7 @@ pub struct Api {
     cubin: (Size, Text),
     log: (Size, Text),
     error_string: ErrorString,
-    version: (u32, u32),
+    version: CudaVersion,
     path: PathBuf,
     _handles: Vec<Library>,
 }
@@ -82,7 +82,7 @@ impl Api {
                     *library.get::<Text>(b"nvrtcGetProgramLog").map_err(unusable)?,
                 ),
                 error_string: *library.get(b"nvrtcGetErrorString").map_err(unusable)?,
-                version: (0, 0),
+                version: CudaVersion::OLDEST,
                 path: path.into(),
                 _handles: Vec::new(),
             }
@@ -93,11 +93,14 @@ impl Api {
         // SAFETY: both pointers are to live integers.
         api.check("nvrtcVersion", unsafe { version(&mut major, &mut minor) })?;
         handles.push(library);
-        let version = (major.unsigned_abs(), minor.unsigned_abs());
+        let version = CudaVersion { major: major.unsigned_abs(), minor: minor.unsigned_abs() };
+        if version < CudaVersion::OLDEST {
+            return Err(CudaError::NvrtcTooOld { found: version, needed: CudaVersion::OLDEST });
+        }
         Ok(Self { version, _handles: handles, ..api })
     }
 
-    pub fn version(&self) -> (u32, u32) {
+    pub fn version(&self) -> CudaVersion {
         self.version
     }
 

@@ -13,7 +13,7 @@ use api::{Api, Program};
 pub use locate::{ENV_FOLDER, Folders};
 pub use usage::KernelUsage;
 
-use super::{Arch, CudaError};
+use super::{Arch, CudaError, CudaVersion};
 
 /// A translation unit: everything it includes travels with it, so no file system is involved.
 #[derive(Clone, Copy, Debug)]
@@ -62,8 +62,8 @@ impl Nvrtc {
         Ok(Self { api: locate::open(folders)? })
     }
 
-    /// (major, minor) of the library, as (13, 0).
-    pub fn version(&self) -> (u32, u32) {
+    /// The library's version.
+    pub fn version(&self) -> CudaVersion {
         self.api.version()
     }
 

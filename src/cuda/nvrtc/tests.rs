@@ -34,7 +34,6 @@ fn nvrtc() -> Option<Nvrtc> {
 #[test]
 fn compiles_to_ptx_with_headers_and_macros() {
     let Some(nvrtc) = nvrtc() else { return };
-    assert!(nvrtc.version() >= (12, 0), "{:?}", nvrtc.version());
     let options = ["-DFACTOR=3.0f".to_owned()];
     for arch in Arch::TESTED {
         let compiled = nvrtc.compile(&source(KERNEL), &options, arch).unwrap();
