@@ -2,5 +2,8 @@
 //! table**, with its own length (whole pages are evicted head by head) and its own page format.
 
 pub mod base;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 pub mod format;
+pub mod plan;
 pub mod store;

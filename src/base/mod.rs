@@ -2,5 +2,8 @@
 
 mod shape;
 pub mod simd;
+mod slots;
+pub(crate) mod sync;
 
 pub use shape::{CacheShape, ShapeError};
+pub use slots::{Positions, SlotMove, compact};

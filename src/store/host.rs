@@ -2,8 +2,11 @@
 
 use std::ops::Range;
 
-use super::{PageStore, SlotMove, StoreError, TablePages, arena::Arena};
-use crate::format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat};
+use super::{PageStore, StoreError, TablePages, arena::Arena};
+use crate::{
+    base::SlotMove,
+    format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
+};
 
 /// A store in one aligned host arena.
 #[derive(Debug)]

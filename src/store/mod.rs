@@ -10,7 +10,7 @@ use thiserror::Error;
 
 pub use host::HostStore;
 
-use crate::format::PageLayout;
+use crate::{base::SlotMove, format::PageLayout};
 
 /// The pages of one head table and how they are laid out.
 #[derive(Clone, Copy, Debug)]
@@ -19,15 +19,6 @@ pub struct TablePages<'a> {
     pub pages: &'a [u32],
     /// Layout of each of these pages.
     pub layout: &'a PageLayout,
-}
-
-/// One slot's journey within a head table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SlotMove {
-    /// The slot that is read.
-    pub from: u32,
-    /// The slot that is overwritten.
-    pub to: u32,
 }
 
 /// What a store refuses. Nothing was written when one of these is returned.

@@ -1,0 +1,49 @@
+//! What the planner refuses.
+
+use thiserror::Error;
+
+use super::PoolError;
+
+/// A call the planner did not carry out. Nothing has changed when one of these is returned.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum PlanError {
+    /// The pool's own refusal: out of pages, or a stale claim.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// More pages than the pool has, even if everything else left.
+    #[error("{needed} pages needed, the whole pool has {total}: this can never fit")]
+    NeverFits {
+        /// Pages needed.
+        needed: usize,
+        /// Pages in the pool.
+        total: usize,
+    },
+    /// A sequence of another manager.
+    #[error("the sequence belongs to another block manager")]
+    ForeignSequence,
+    /// A table plan for another number of heads, or a page without slots.
+    #[error("a table plan needs 1..=65536 heads with 1..=65536 slots per page, got {heads} heads")]
+    BadTablePlan {
+        /// Heads in the plan.
+        heads: usize,
+    },
+    /// More tokens than a table's positions can count.
+    #[error("{0} tokens are more than a sequence can hold ({max})", max = u32::MAX)]
+    TooLong(usize),
+    /// A truncation to more tokens than there are.
+    #[error("cannot truncate {tokens} tokens to {to}")]
+    TruncateGrows {
+        /// Tokens of the sequence.
+        tokens: usize,
+        /// Tokens asked for.
+        to: usize,
+    },
+    /// A rewrite that does not fit the tables.
+    #[error("rewrite of head {head}: {problem}")]
+    BadRewrite {
+        /// The head's index among all heads of the sequence.
+        head: usize,
+        /// What does not fit.
+        problem: &'static str,
+    },
+}

@@ -1,0 +1,60 @@
+//! What fits, now and in the steps to come.
+
+use super::{BlockManager, Sequence};
+
+/// Whether a request for pages can be met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Enough pages are free.
+    Now,
+    /// Not now; `missing` pages must be freed first.
+    Later {
+        /// Pages short.
+        missing: usize,
+    },
+    /// Not even in an empty pool.
+    Never {
+        /// Pages needed.
+        needed: usize,
+        /// Pages in the pool.
+        total: usize,
+    },
+}
+
+impl BlockManager {
+    /// Whether a new sequence that needs `pages` pages may start, with `watermark` pages kept free for
+    /// the growth of those that run. (A watermark of a few percent is what keeps an engine from
+    /// admitting a request and preempting it on the next step.)
+    pub fn admission(&self, pages: usize, watermark: usize) -> Admission {
+        let stats = self.stats();
+        if pages > stats.total {
+            return Admission::Never { needed: pages, total: stats.total };
+        }
+        // An idle pool admits what fits: nothing runs that a watermark would protect.
+        let watermark = if stats.held == 0 { 0 } else { watermark };
+        match (pages + watermark).saturating_sub(stats.free) {
+            0 => Admission::Now,
+            missing => Admission::Later { missing },
+        }
+    }
+
+    /// Pages that each of the next `steps` steps takes if every sequence appends one token per step.
+    ///
+    /// Heads that an eviction left page-aligned all need a page on the same later step; this is where
+    /// a scheduler sees that burst coming.
+    pub fn forecast<'a>(
+        sequences: impl IntoIterator<Item = &'a Sequence>,
+        steps: usize,
+    ) -> Vec<usize> {
+        let mut pages = vec![0; steps];
+        for sequence in sequences {
+            for (head, table) in sequence.heads().enumerate() {
+                let slots = sequence.plan().slots_per_page(head);
+                // The token that finds the last page full, then one in every page of tokens.
+                let first = table.pages.len() * slots - table.slots;
+                (first..steps).step_by(slots).for_each(|step| pages[step] += 1);
+            }
+        }
+        pages
+    }
+}

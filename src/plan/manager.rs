@@ -1,0 +1,159 @@
+//! The door of the planner.
+
+use super::{
+    Audit, AuditError, HeadRewrite, Page, PagePool, PlanError, PoolError, PoolStats, Rewrite,
+    Sequence, Step, StepId, TablePlan, audit, rewrite, step,
+};
+use crate::base::{
+    compact,
+    sync::{Arc, Mutex},
+};
+
+/// Owns the pages of a cache and hands them out to sequences.
+///
+/// `Send + Sync`: sequences own their tables, so the one lock inside is held only while pages are
+/// taken, shared or given back.
+///
+/// ```
+/// use headwise::plan::{BlockManager, TablePlan};
+///
+/// // Two heads: one with 16 slots to a page, one (in a denser format) with 31.
+/// let manager = BlockManager::new(100)?;
+/// let mut sequence = manager.sequence(TablePlan::new([16, 31])?);
+/// let step = manager.reserve([(&mut sequence, 40)])?;
+/// step.commit();
+/// assert_eq!(sequence.head(0).pages.len(), 3);
+/// assert_eq!(sequence.head(1).pages.len(), 2);
+/// # Ok::<(), headwise::plan::PlanError>(())
+/// ```
+#[derive(Debug)]
+pub struct BlockManager {
+    shared: Arc<Shared>,
+}
+
+/// What a manager and its sequences share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pool: Mutex<PagePool>,
+}
+
+impl Shared {
+    pub fn with_pool<R>(&self, f: impl FnOnce(&mut PagePool) -> R) -> R {
+        self.pool.with(f)
+    }
+
+    /// Returns claims that tables held. Tables hold live claims only, so the pool takes them.
+    pub fn give(&self, pages: &[Page]) {
+        if pages.is_empty() {
+            return;
+        }
+        let given = self.with_pool(|pool| pool.give(pages));
+        debug_assert!(given.is_ok(), "a table held a dead claim: {given:?}");
+    }
+}
+
+impl BlockManager {
+    /// A manager of `pages` pages.
+    pub fn new(pages: usize) -> Result<Self, PoolError> {
+        let pool = Mutex::new(PagePool::new(pages)?);
+        Ok(Self { shared: Arc::new(Shared { pool }) })
+    }
+
+    /// An empty sequence.
+    pub fn sequence(&self, plan: impl Into<Arc<TablePlan>>) -> Sequence {
+        Sequence::new(Arc::clone(&self.shared), plan.into())
+    }
+
+    /// A sequence with the same tokens that shares every page of `sequence`. Whoever appends first to
+    /// a shared partial page gets a private copy of it ([`Step::copies`]).
+    pub fn fork(&self, sequence: &Sequence) -> Result<Sequence, PlanError> {
+        self.check_owner(sequence)?;
+        let pages: Vec<Page> = sequence.tables.all().collect();
+        self.shared.with_pool(|pool| pool.share(&pages))?;
+        Ok(Sequence {
+            shared: Arc::clone(&self.shared),
+            plan: Arc::clone(&sequence.plan),
+            tables: sequence.tables.clone(),
+            heads: sequence.heads.clone(),
+            tokens: sequence.tokens,
+            replaced: Vec::new(),
+        })
+    }
+
+    /// Grants `tokens` more tokens to every sequence, or nothing to any.
+    pub fn reserve<'a>(
+        &self,
+        appends: impl IntoIterator<Item = (&'a mut Sequence, usize)>,
+    ) -> Result<Step<'a>, PlanError> {
+        step::reserve(&self.shared, appends.into_iter().collect())
+    }
+
+    /// Prepares the compaction of some heads; see [`Rewrite`].
+    pub fn rewrite<'a>(
+        &self,
+        sequence: &'a mut Sequence,
+        heads: Vec<HeadRewrite>,
+    ) -> Result<Rewrite<'a>, PlanError> {
+        self.check_owner(sequence)?;
+        rewrite::begin(sequence, heads, None)
+    }
+
+    /// Prepares to forget the newest tokens, so that `tokens` are left. In heads that evicted, slots
+    /// have no order, so that takes a compaction too.
+    pub fn truncate<'a>(
+        &self,
+        sequence: &'a mut Sequence,
+        tokens: usize,
+    ) -> Result<Rewrite<'a>, PlanError> {
+        self.check_owner(sequence)?;
+        if tokens > sequence.tokens() {
+            return Err(PlanError::TruncateGrows { tokens: sequence.tokens(), to: tokens });
+        }
+        let tables = sequence.heads().enumerate();
+        let heads = tables.map(|(head, table)| {
+            let dead = |slot: usize| table.positions.of(slot) as usize >= tokens;
+            let (slots_after, moves) = compact(table.slots, dead);
+            HeadRewrite { head, slots_after, moves }
+        });
+        let heads = heads.collect();
+        rewrite::begin(sequence, heads, Some(tokens as u32))
+    }
+
+    /// Ends the running step: pages freed until now can be taken again once it is
+    /// [`retire`](Self::retire)d.
+    pub fn end_step(&self) -> StepId {
+        self.shared.with_pool(PagePool::end_step)
+    }
+
+    /// Says that nothing reads pages of `step` or of earlier steps any more.
+    pub fn retire(&self, step: StepId) {
+        self.shared.with_pool(|pool| pool.retire(step));
+    }
+
+    /// How the pages are used now.
+    pub fn stats(&self) -> PoolStats {
+        self.shared.with_pool(|pool| pool.stats())
+    }
+
+    /// Bytes of bookkeeping of the pool; sequences count their own.
+    pub fn metadata_bytes(&self) -> usize {
+        self.shared.with_pool(|pool| pool.metadata_bytes())
+    }
+
+    /// Accounts for every page. `sequences` are all sequences of this manager, none of them in an
+    /// open step.
+    pub fn audit<'a>(
+        &self,
+        sequences: impl IntoIterator<Item = &'a Sequence>,
+    ) -> Result<Audit, AuditError> {
+        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
+        self.shared.with_pool(|pool| audit::audit(pool, &sequences))
+    }
+
+    pub(super) fn check_owner(&self, sequence: &Sequence) -> Result<(), PlanError> {
+        if Arc::ptr_eq(&self.shared, &sequence.shared) {
+            return Ok(());
+        }
+        Err(PlanError::ForeignSequence)
+    }
+}

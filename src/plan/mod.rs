@@ -1,0 +1,42 @@
+//! The planner: which pages there are, who holds them, and what a step needs.
+//!
+//! Nothing here knows a tensor or does I/O. An engine with K and V of its own can use this floor
+//! alone: it gets page ids and slot counts per head, and gives tokens and evictions back.
+//!
+//! * [`PagePool`] counts pages: take, share, give back, and the step fence.
+//! * [`Sequence`] is an owned handle on the head tables of one sequence; dropping it returns its
+//!   pages.
+//! * [`Step`] is one engine iteration, granted to all of its sequences or to none; dropped without
+//!   [`commit`](Step::commit) it leaves no trace.
+//! * [`Rewrite`] is an eviction (or a truncation) on its way: pages private to the sequence are
+//!   compacted in place, shared ones are copied first.
+//! * [`BlockManager`] is the door: it hands out sequences and steps, and can account for every page.
+//!
+//! What holds after every call, and can be asked for as a report ([`BlockManager::audit`]):
+//!
+//! * every page is free, held or fenced, and `free + held + fenced == total`;
+//! * a page's reference count is the number of table entries that name it;
+//! * a failed call changed nothing;
+//! * a page is not handed out again while a step that may still read it runs.
+
+mod audit;
+mod error;
+mod forecast;
+mod manager;
+mod pool;
+mod rewrite;
+mod sequence;
+mod step;
+mod table;
+
+pub use audit::{Audit, AuditError};
+pub use error::PlanError;
+pub use forecast::Admission;
+pub use manager::BlockManager;
+pub use pool::{Page, PagePool, PoolError, PoolStats, StepId};
+pub use rewrite::{HeadRewrite, Rewrite};
+pub use sequence::{HeadTable, Sequence, TablePlan};
+pub use step::{PageCopy, Step};
+
+#[cfg(test)]
+mod tests;

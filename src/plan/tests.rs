@@ -1,0 +1,450 @@
+//! The planner against a model that keeps every token of every head in plain vectors.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::base::{Positions, SlotMove, compact};
+
+/// Slots per page of the heads under test: ragged on purpose.
+const SLOTS: [usize; 3] = [1, 4, 7];
+
+/// What a store would hold: the tag of the token in each slot of each page.
+#[derive(Default)]
+struct Bytes(BTreeMap<(u32, usize), u64>);
+
+impl Bytes {
+    fn copy(&mut self, copies: &[PageCopy]) {
+        for copy in copies {
+            for slot in 0..SLOTS[copy.head] {
+                match self.0.get(&(copy.from, slot)).copied() {
+                    Some(tag) => self.0.insert((copy.to, slot), tag),
+                    None => self.0.remove(&(copy.to, slot)),
+                };
+            }
+        }
+    }
+
+    fn at(&self, head: usize, table: &HeadTable<'_>, slot: usize) -> (u32, usize) {
+        (table.pages[slot / SLOTS[head]], slot % SLOTS[head])
+    }
+}
+
+/// A sequence and what each head of it should hold: token position → tag.
+struct Modelled {
+    sequence: Sequence,
+    heads: Vec<BTreeMap<u32, u64>>,
+}
+
+struct World {
+    manager: BlockManager,
+    bytes: Bytes,
+    live: Vec<Modelled>,
+    next_tag: u64,
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Start,
+    /// Append to some sequences (by index) and commit or roll back.
+    Append {
+        to: Vec<(usize, usize)>,
+        commit: bool,
+    },
+    Fork(usize),
+    /// Kill tokens by a hash of `seed` in the heads of a bit mask.
+    Evict {
+        of: usize,
+        seed: u64,
+        heads: u8,
+        commit: bool,
+    },
+    Truncate {
+        of: usize,
+        keep: usize,
+    },
+    Drop(usize),
+    Retire,
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let op = prop_oneof![
+        2 => Just(Op::Start),
+        6 => (prop::collection::vec((0usize..8, 0usize..12), 1..4), prop::bool::weighted(0.8))
+            .prop_map(|(to, commit)| Op::Append { to, commit }),
+        2 => (0usize..8).prop_map(Op::Fork),
+        4 => (0usize..8, any::<u64>(), 0u8..8, prop::bool::weighted(0.8))
+            .prop_map(|(of, seed, heads, commit)| Op::Evict { of, seed, heads, commit }),
+        2 => (0usize..8, 0usize..40).prop_map(|(of, keep)| Op::Truncate { of, keep }),
+        2 => (0usize..8).prop_map(Op::Drop),
+        2 => Just(Op::Retire),
+    ];
+    prop::collection::vec(op, 1..60)
+}
+
+impl World {
+    fn new(pages: usize) -> Self {
+        let manager = BlockManager::new(pages).unwrap();
+        Self { manager, bytes: Bytes::default(), live: Vec::new(), next_tag: 1 }
+    }
+
+    fn apply(&mut self, op: Op) {
+        match op {
+            Op::Start => {
+                let sequence = self.manager.sequence(TablePlan::new(SLOTS).unwrap());
+                self.live.push(Modelled { sequence, heads: vec![BTreeMap::new(); SLOTS.len()] });
+            }
+            Op::Append { to, commit } => self.append(&to, commit),
+            Op::Fork(of) => {
+                let Some(of) = self.live.get(of) else { return };
+                let sequence = self.manager.fork(&of.sequence).unwrap();
+                let heads = of.heads.clone();
+                self.live.push(Modelled { sequence, heads });
+            }
+            Op::Evict { of, seed, heads, commit } => self.evict(of, seed, heads, commit),
+            Op::Truncate { of, keep } => self.truncate(of, keep),
+            Op::Drop(of) => {
+                if of < self.live.len() {
+                    self.live.swap_remove(of);
+                }
+            }
+            Op::Retire => {
+                let step = self.manager.end_step();
+                self.manager.retire(step);
+                assert_eq!(self.manager.stats().fenced, 0);
+            }
+        }
+    }
+
+    fn append(&mut self, to: &[(usize, usize)], commit: bool) {
+        let before = self.manager.stats();
+        let wanted: BTreeMap<usize, usize> = to.iter().copied().collect();
+        let mut members: Vec<_> = self.live.iter_mut().enumerate().collect();
+        members.retain(|(i, _)| wanted.contains_key(i));
+        let (mut sequences, mut models) = (Vec::new(), Vec::new());
+        for (i, member) in members {
+            sequences.push((&mut member.sequence, wanted[&i]));
+            models.push((&mut member.heads, wanted[&i]));
+        }
+        let step = match self.manager.reserve(sequences) {
+            Ok(step) => step,
+            Err(error) => {
+                let full = matches!(
+                    error,
+                    PlanError::Pool(PoolError::OutOfPages { .. }) | PlanError::NeverFits { .. }
+                );
+                assert!(full, "{error}");
+                assert_eq!(self.manager.stats(), before);
+                return;
+            }
+        };
+        if !commit {
+            drop(step);
+            return;
+        }
+        self.bytes.copy(step.copies());
+        let mut tag = self.next_tag;
+        for ((sequence, tokens), (heads, _)) in step.sequences().zip(models) {
+            for token in 0..tokens {
+                let position = sequence.tokens() - tokens + token;
+                for (head, model) in heads.iter_mut().enumerate() {
+                    let table = sequence.head(head);
+                    let at = self.bytes.at(head, &table, table.slots - tokens + token);
+                    self.bytes.0.insert(at, tag);
+                    model.insert(position as u32, tag);
+                    tag += 1;
+                }
+            }
+        }
+        self.next_tag = tag;
+        step.commit();
+    }
+
+    fn evict(&mut self, of: usize, seed: u64, heads: u8, commit: bool) {
+        let Some(member) = self.live.get_mut(of) else { return };
+        let dies = |position: u32| (u64::from(position) ^ seed).wrapping_mul(0x9e37_79b9) % 3 == 0;
+        let mut rewrites = Vec::new();
+        for (head, table) in member.sequence.heads().enumerate() {
+            if heads >> head & 1 == 1 {
+                let dead = |slot| dies(table.positions.of(slot));
+                let (slots_after, moves) = compact(table.slots, dead);
+                rewrites.push(HeadRewrite { head, slots_after, moves });
+            }
+        }
+        self.rewrite(
+            of,
+            commit,
+            |manager, sequence| manager.rewrite(sequence, rewrites),
+            |head, position| heads >> head & 1 == 0 || !dies(position),
+        );
+    }
+
+    fn truncate(&mut self, of: usize, keep: usize) {
+        let Some(member) = self.live.get_mut(of) else { return };
+        if keep > member.sequence.tokens() {
+            let refused = self.manager.truncate(&mut member.sequence, keep).unwrap_err();
+            assert!(matches!(refused, PlanError::TruncateGrows { .. }));
+            return;
+        }
+        self.rewrite(
+            of,
+            true,
+            |manager, sequence| manager.truncate(sequence, keep),
+            |_, position| (position as usize) < keep,
+        );
+    }
+
+    fn rewrite(
+        &mut self,
+        of: usize,
+        commit: bool,
+        begin: impl for<'a> FnOnce(&BlockManager, &'a mut Sequence) -> Result<Rewrite<'a>, PlanError>,
+        keeps: impl Fn(usize, u32) -> bool,
+    ) {
+        let before = self.manager.stats();
+        let member = &mut self.live[of];
+        let rewrite = match begin(&self.manager, &mut member.sequence) {
+            Ok(rewrite) => rewrite,
+            Err(error) => {
+                assert!(matches!(error, PlanError::Pool(PoolError::OutOfPages { .. })), "{error}");
+                assert_eq!(self.manager.stats(), before);
+                return;
+            }
+        };
+        if !commit {
+            return;
+        }
+        self.bytes.copy(rewrite.copies());
+        for head in rewrite.heads() {
+            let table = rewrite.sequence().head(head.head);
+            for m in &head.moves {
+                let from = self.bytes.at(head.head, &table, m.from as usize);
+                let to = self.bytes.at(head.head, &table, m.to as usize);
+                let tag = self.bytes.0[&from];
+                self.bytes.0.insert(to, tag);
+            }
+        }
+        rewrite.commit();
+        for (head, model) in member.heads.iter_mut().enumerate() {
+            model.retain(|&position, _| keeps(head, position));
+        }
+    }
+
+    /// Every head of every sequence holds exactly the tokens of its model, and every page is accounted
+    /// for.
+    fn check(&self) {
+        for member in &self.live {
+            for (head, model) in member.heads.iter().enumerate() {
+                let table = member.sequence.head(head);
+                let held: BTreeMap<u32, u64> = (0..table.slots)
+                    .map(|slot| {
+                        let at = self.bytes.at(head, &table, slot);
+                        (table.positions.of(slot), self.bytes.0[&at])
+                    })
+                    .collect();
+                assert_eq!(table.slots, held.len(), "a position stands twice");
+                assert_eq!(&held, model);
+            }
+        }
+        let audit = self.manager.audit(self.live.iter().map(|m| &m.sequence)).unwrap();
+        assert_eq!(audit.pool.free + audit.pool.held + audit.pool.fenced, audit.pool.total);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn tables_hold_what_the_model_holds(ops in ops(), pages in 20usize..300) {
+        let mut world = World::new(pages);
+        for op in ops {
+            world.apply(op);
+            world.check();
+        }
+        world.live.clear();
+        let step = world.manager.end_step();
+        world.manager.retire(step);
+        prop_assert_eq!(world.manager.stats().free, pages);
+    }
+
+    #[test]
+    fn a_forecast_is_what_the_steps_take(lengths in prop::collection::vec(0usize..30, 1..4)) {
+        let manager = BlockManager::new(10_000).unwrap();
+        let mut sequences: Vec<Sequence> = Vec::new();
+        for length in lengths {
+            let mut sequence = manager.sequence(TablePlan::new(SLOTS).unwrap());
+            manager.reserve([(&mut sequence, length)]).unwrap().commit();
+            let head = HeadRewrite { head: 1, slots_after: length / 2, moves: Vec::new() };
+            manager.rewrite(&mut sequence, vec![head]).unwrap().commit();
+            sequences.push(sequence);
+        }
+        let forecast = BlockManager::forecast(&sequences, 20);
+        for expected in forecast {
+            let step = manager.reserve(sequences.iter_mut().map(|s| (s, 1))).unwrap();
+            prop_assert_eq!(step.pages_taken(), expected);
+            step.commit();
+        }
+    }
+}
+
+fn sequence_of(manager: &BlockManager, tokens: usize) -> Sequence {
+    let mut sequence = manager.sequence(TablePlan::new([4, 4]).unwrap());
+    manager.reserve([(&mut sequence, tokens)]).unwrap().commit();
+    sequence
+}
+
+#[test]
+fn a_step_is_granted_to_all_or_to_none() {
+    let manager = BlockManager::new(10).unwrap();
+    let (mut a, mut b) = (sequence_of(&manager, 4), sequence_of(&manager, 4));
+    let before = manager.stats();
+    let error = manager.reserve([(&mut a, 8), (&mut b, 9)]).unwrap_err();
+    let expected = PoolError::OutOfPages { needed: 10, free: 6, fenced: 0 };
+    assert_eq!(error, PlanError::Pool(expected));
+    assert_eq!(manager.stats(), before);
+    assert_eq!((a.tokens(), a.pages(), b.tokens()), (4, 2, 4));
+    let error = manager.reserve([(&mut a, 1000)]).unwrap_err();
+    assert_eq!(error, PlanError::NeverFits { needed: 500, total: 10 });
+    assert!(matches!(manager.reserve([(&mut a, u32::MAX as usize)]), Err(PlanError::TooLong(_))));
+}
+
+#[test]
+fn freed_pages_wait_for_their_step() {
+    let manager = BlockManager::new(4).unwrap();
+    let sequence = sequence_of(&manager, 8);
+    drop(sequence);
+    assert_eq!(manager.stats().fenced, 4);
+    let mut next = manager.sequence(TablePlan::new([4, 4]).unwrap());
+    let error = manager.reserve([(&mut next, 4)]).unwrap_err();
+    assert_eq!(error, PoolError::OutOfPages { needed: 2, free: 0, fenced: 4 }.into());
+    let step = manager.end_step();
+    let later = manager.end_step();
+    assert!(step < later);
+    manager.retire(step);
+    assert_eq!(manager.stats().free, 4);
+}
+
+#[test]
+fn retiring_the_running_step_frees_nothing() {
+    let manager = BlockManager::new(4).unwrap();
+    drop(sequence_of(&manager, 8));
+    manager.retire(StepId(u64::MAX));
+    assert_eq!(manager.stats().fenced, 4);
+}
+
+#[test]
+fn the_pool_refuses_stale_and_doubled_claims() {
+    let mut pool = PagePool::new(4).unwrap();
+    let mut pages = Vec::new();
+    pool.take(3, &mut pages).unwrap();
+    assert_eq!(pages.iter().map(|p| p.id).collect::<Vec<_>>(), [0, 1, 2]);
+    pool.share(&pages[..1]).unwrap();
+    let before = pool.stats();
+    // Page 1 stands twice but is held once.
+    let doubled = [pages[0], pages[1], pages[1]];
+    assert!(matches!(pool.give(&doubled), Err(PoolError::Stale { .. })));
+    assert_eq!(pool.stats(), before);
+    // Page 0 stands twice and is held twice.
+    assert_eq!(pool.give(&[pages[0], pages[0]]), Ok(1));
+    assert!(matches!(pool.give(&pages[..1]), Err(PoolError::Stale { current: 1, .. })));
+    assert!(matches!(pool.share(&[pages[1], pages[0]]), Err(PoolError::Stale { .. })));
+    assert_eq!(pool.references(pages[1]), Ok(1));
+    let foreign = Page { id: 9, generation: 0 };
+    assert_eq!(pool.give(&[foreign]), Err(PoolError::NoSuchPage { page: 9, pages: 4 }));
+    assert!(PagePool::new(0).is_err());
+    assert!(PagePool::new(usize::MAX).is_err());
+}
+
+#[test]
+fn a_fork_shares_until_someone_writes() {
+    let manager = BlockManager::new(20).unwrap();
+    let mut original = sequence_of(&manager, 6);
+    let mut fork = manager.fork(&original).unwrap();
+    assert_eq!(manager.stats().shared, 4);
+    let step = manager.reserve([(&mut fork, 1)]).unwrap();
+    // One private tail per head; the full page stays shared.
+    assert_eq!(step.copies().len(), 2);
+    assert_eq!(step.pages_taken(), 2);
+    step.commit();
+    assert_eq!(manager.stats().shared, 2);
+    // The original's tail is its own again.
+    let step = manager.reserve([(&mut original, 1)]).unwrap();
+    assert!(step.copies().is_empty());
+    step.commit();
+    assert_eq!(fork.head(0).pages[0], original.head(0).pages[0]);
+    assert_ne!(fork.head(0).pages[1], original.head(0).pages[1]);
+    manager.audit([&fork, &original]).unwrap();
+}
+
+#[test]
+fn an_eviction_copies_only_the_shared_pages_it_writes() {
+    let manager = BlockManager::new(20).unwrap();
+    let original = sequence_of(&manager, 12);
+    let mut fork = manager.fork(&original).unwrap();
+    // Head 0 loses slots 5..9: slots 9..12 move into the hole, page 1 is written, page 2 freed.
+    let moves: Vec<SlotMove> = (0..3).map(|i| SlotMove { from: 9 + i, to: 5 + i }).collect();
+    let head = HeadRewrite { head: 0, slots_after: 8, moves };
+    let rewrite = manager.rewrite(&mut fork, vec![head]).unwrap();
+    assert_eq!(rewrite.copies().len(), 1);
+    assert_eq!(rewrite.copies()[0].from, original.head(0).pages[1]);
+    assert_eq!(rewrite.commit(), [original.head(0).pages[2]]);
+    assert_eq!(fork.head(0).pages[0], original.head(0).pages[0]);
+    let Positions::Explicit(positions) = fork.head(0).positions else { panic!("order is lost") };
+    assert_eq!(positions, [0, 1, 2, 3, 4, 9, 10, 11]);
+    manager.audit([&fork, &original]).unwrap();
+}
+
+#[test]
+fn rewrites_that_do_not_fit_are_refused() {
+    let manager = BlockManager::new(20).unwrap();
+    let mut sequence = sequence_of(&manager, 8);
+    let head = |head, slots_after, moves: &[(u32, u32)]| HeadRewrite {
+        head,
+        slots_after,
+        moves: moves.iter().map(|&(from, to)| SlotMove { from, to }).collect(),
+    };
+    for bad in [
+        vec![head(2, 0, &[])],
+        vec![head(1, 0, &[]), head(0, 0, &[])],
+        vec![head(0, 0, &[]), head(0, 0, &[])],
+        vec![head(0, 9, &[])],
+        vec![head(0, 4, &[(8, 0)])],
+        vec![head(0, 4, &[(3, 0)])],
+        vec![head(0, 4, &[(5, 4)])],
+        vec![head(0, 4, &[(6, 0), (5, 1)])],
+        vec![head(0, 4, &[(5, 1), (6, 1)])],
+    ] {
+        let refused = manager.rewrite(&mut sequence, bad.clone());
+        assert!(matches!(refused, Err(PlanError::BadRewrite { .. })), "{bad:?}");
+    }
+    let other = BlockManager::new(20).unwrap();
+    assert!(matches!(other.rewrite(&mut sequence, vec![]), Err(PlanError::ForeignSequence)));
+    assert!(matches!(other.fork(&sequence), Err(PlanError::ForeignSequence)));
+    assert!(matches!(other.reserve([(&mut sequence, 1)]), Err(PlanError::ForeignSequence)));
+    assert!(matches!(other.truncate(&mut sequence, 0), Err(PlanError::ForeignSequence)));
+    assert!(matches!(TablePlan::new([]), Err(PlanError::BadTablePlan { heads: 0 })));
+    assert!(TablePlan::new([16, 0]).is_err());
+    manager.audit([&sequence]).unwrap();
+}
+
+#[test]
+fn admission_keeps_a_watermark_for_those_that_run() {
+    let manager = BlockManager::new(10).unwrap();
+    assert_eq!(manager.admission(10, 2), Admission::Now);
+    let _running = sequence_of(&manager, 8);
+    assert_eq!(manager.admission(4, 2), Admission::Now);
+    assert_eq!(manager.admission(6, 2), Admission::Later { missing: 2 });
+    assert_eq!(manager.admission(11, 0), Admission::Never { needed: 11, total: 10 });
+}
+
+#[test]
+fn an_audit_without_a_sequence_says_which_page_is_missing() {
+    let manager = BlockManager::new(4).unwrap();
+    let sequence = sequence_of(&manager, 1);
+    assert_eq!(
+        manager.audit([]),
+        Err(AuditError::References { page: 0, references: 1, entries: 0 })
+    );
+    manager.audit([&sequence]).unwrap();
+}
