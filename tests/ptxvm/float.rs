@@ -97,6 +97,17 @@ pub fn fma_odd(a: f64, b: f64, c: f64) -> f64 {
     f64::from_bits(if grows { s.to_bits() + 1 } else { s.to_bits() - 1 })
 }
 
+/// `a * b + c` in f32, rounded once to nearest: f64 does it but where its own rounding lands on a
+/// tie of f32, or the result may be subnormal.
+pub fn fma_f32(a: f32, b: f32, c: f32) -> f32 {
+    let s = f64::from(a) * f64::from(b) + f64::from(c);
+    if s.to_bits() & 0x1fff_ffff == 0x1000_0000 || s.abs() < 1e-37 {
+        let odd = fma_odd(a.into(), b.into(), c.into());
+        return F32.round(odd, Round::Nearest) as f32;
+    }
+    s as f32
+}
+
 pub const NAN_F32: u32 = 0x7fff_ffff;
 pub const NAN_16: u16 = 0x7fff;
 
@@ -166,7 +177,7 @@ pub fn bits_f8(v: f64, f: Format) -> u64 {
     }
     let exp = (((r.to_bits() >> 52) & 0x7ff) as i32 - 1023).max(f.min_exp);
     let units = (r / exp2i(exp - f.mantissa)) as u64;
-    sign | (((exp - f.min_exp) as u64) << f.mantissa) + units
+    sign | ((((exp - f.min_exp) as u64) << f.mantissa) + units)
 }
 
 /// PTX `min`/`max`: a NaN operand loses unless `nan` says that it wins; −0 < +0.

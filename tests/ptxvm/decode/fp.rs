@@ -149,7 +149,7 @@ impl Cx<'_> {
             "add" => self.alu2(ty, m.f2(|a, b| a + b)),
             "sub" => self.alu2(ty, m.f2(|a, b| a - b)),
             "mul" => self.alu2(ty, m.f2(|a, b| a * b)),
-            "fma" | "mad" => self.alu3(ty, m.f3(f32::mul_add)),
+            "fma" | "mad" => self.alu3(ty, m.f3(float::fma_f32)),
             "div" => self.alu2(ty, m.f2(|a, b| a / b)),
             "min" | "max" => {
                 let max = name == "max";
