@@ -5,6 +5,7 @@
 
 mod arena;
 mod host;
+pub(crate) mod slots;
 
 use thiserror::Error;
 
@@ -21,7 +22,8 @@ pub struct TablePages<'a> {
     pub layout: &'a PageLayout,
 }
 
-/// What a store refuses. Nothing was written when one of these is returned.
+/// What a store refuses. Nothing was written when one of these is returned, [`Device`](Self::Device)
+/// excepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// A page id beyond the store.
@@ -68,6 +70,9 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// The device that the pages are on failed; what it wrote before is undefined.
+    #[error("page memory on the device: {0}")]
+    Device(String),
     /// No page, or a page size that breaks alignment.
     #[error("a store of {pages} pages of {page_bytes} bytes: need at least one page, and a multiple of {align} bytes", align = PageLayout::PAGE_ALIGN)]
     BadSize {
