@@ -10,6 +10,7 @@ use crate::format::{PageLayout, Region, SlotFormat};
 
 /// What the kernels include.
 const HEADERS: &[(&str, &str)] = &[
+    ("attend.cuh", include_str!("../../kernels/attend.cuh")),
     ("format.cuh", include_str!("../../kernels/format.cuh")),
     ("intrin.cuh", include_str!("../../kernels/intrin.cuh")),
     ("work.cuh", include_str!("../../kernels/work.cuh")),
@@ -69,6 +70,18 @@ kernel_files! {
     Decode = "decode",
     /// Joins the partial results of cut heads.
     Merge = "merge",
+    /// Attention of a chunk of query tokens.
+    Prefill = "prefill",
+    /// Scores of slots for eviction.
+    Score = "score",
+    /// Which slots die, and the moves that close the gaps.
+    Select = "select",
+    /// Moves slots.
+    Compact = "compact",
+    /// Copies pages.
+    Copy = "copy",
+    /// Decodes slots into rows.
+    Gather = "gather",
 }
 
 /// What a kernel is compiled for.

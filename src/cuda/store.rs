@@ -12,8 +12,11 @@ use crate::{
     base::SlotMove,
     format::{PageLayout, Region},
     store::{
-        PageStore, StoreError, TablePages,
-        slots::{check_page, check_table, decode, encode, locate, ranges, slots_of},
+        PageStore, Rows, StoreError, TablePages,
+        slots::{
+            arena_bytes, check_page, check_rows, check_table, decode, encode, locate, ranges,
+            slots_of,
+        },
     },
 };
 
@@ -39,7 +42,7 @@ impl CudaStore {
     /// A store of `pages` pages of `page_bytes` bytes each, whose copies run in `stream`. Its memory
     /// is zeroed.
     pub fn new(stream: Arc<Stream>, pages: usize, page_bytes: usize) -> Result<Self, StoreError> {
-        let bytes = size_of_arena(pages, page_bytes)?;
+        let bytes = arena_bytes(pages, page_bytes)?;
         let mut arena = DeviceBuffer::new(stream.context(), bytes).map_err(device)?;
         arena.fill(0..bytes, 0, &stream).map_err(device)?;
         Self::with(arena, stream, pages, page_bytes)
@@ -58,7 +61,7 @@ impl CudaStore {
         pages: usize,
         page_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let bytes = size_of_arena(pages, page_bytes)?;
+        let bytes = arena_bytes(pages, page_bytes)?;
         if !address.is_multiple_of(PageLayout::PAGE_ALIGN as u64) {
             return Err(StoreError::BadSize { pages, page_bytes });
         }
@@ -167,14 +170,12 @@ impl PageStore for CudaStore {
         &mut self,
         table: TablePages<'_>,
         first: usize,
-        k: &[f32],
-        v: &[f32],
+        k: Rows<'_>,
+        v: Rows<'_>,
     ) -> Result<(), StoreError> {
         let layout = *table.layout;
-        let count = slots_of("K rows", k.len(), layout.head_dim)?;
-        if v.len() != k.len() {
-            return Err(StoreError::WrongLength { what: "V", got: v.len(), expected: k.len() });
-        }
+        check_rows(k, v, layout.head_dim)?;
+        let count = k.count;
         check_table(self, table, &(first..first + count))?;
         let mut scratch = vec![0; self.page_bytes];
         let mut done = 0;
@@ -182,9 +183,9 @@ impl PageStore for CudaStore {
             let (page, slot) = locate(table, first + done);
             let here = (layout.slots - slot).min(count - done);
             for i in 0..here {
-                let row = (done + i) * layout.head_dim..(done + i + 1) * layout.head_dim;
-                encode(layout.format.k, layout.k, &mut scratch, slot + i, &k[row.clone()]);
-                encode(layout.format.v, layout.v, &mut scratch, slot + i, &v[row]);
+                let (k, v) = (k.row(done + i, layout.head_dim), v.row(done + i, layout.head_dim));
+                encode(layout.format.k, layout.k, &mut scratch, slot + i, k);
+                encode(layout.format.v, layout.v, &mut scratch, slot + i, v);
             }
             // The page's other slots stay: only the new slots' part of each region is copied.
             let start = self.span(page).start;
@@ -271,16 +272,6 @@ fn slots_in(region: Region, slot: usize, count: usize) -> [Range<usize>; 2] {
         payload.start..payload.start + count * region.payload_stride,
         scales.start..scales.start + count * region.scale_stride,
     ]
-}
-
-/// Bytes of the arena, if pages of that size can be addressed.
-fn size_of_arena(pages: usize, page_bytes: usize) -> Result<usize, StoreError> {
-    let bad = StoreError::BadSize { pages, page_bytes };
-    let aligned = page_bytes.is_multiple_of(PageLayout::PAGE_ALIGN);
-    if pages == 0 || page_bytes == 0 || !aligned || u32::try_from(pages).is_err() {
-        return Err(bad);
-    }
-    pages.checked_mul(page_bytes).ok_or(bad)
 }
 
 /// What the device said, as the stores' trait has it.

@@ -3,13 +3,13 @@
 use std::ops::Range;
 
 use super::{
-    PageStore, StoreError, TablePages,
+    PageStore, Rows, StoreError, TablePages,
     arena::Arena,
-    slots::{check_page, check_table, decode, encode, locate, slots_of},
+    slots::{arena_bytes, check_page, check_rows, check_table, decode, encode, locate, slots_of},
 };
 use crate::{
     base::SlotMove,
-    format::{PageLayout, Region, SlotFormat},
+    format::{Region, SlotFormat},
 };
 
 /// A store in one aligned host arena.
@@ -23,13 +23,7 @@ pub struct HostStore {
 impl HostStore {
     /// A store of `pages` pages of `page_bytes` bytes each.
     pub fn new(pages: usize, page_bytes: usize) -> Result<Self, StoreError> {
-        let bad = StoreError::BadSize { pages, page_bytes };
-        let aligned = page_bytes.is_multiple_of(PageLayout::PAGE_ALIGN);
-        if pages == 0 || page_bytes == 0 || !aligned || u32::try_from(pages).is_err() {
-            return Err(bad);
-        }
-        let bytes = pages.checked_mul(page_bytes).ok_or(bad)?;
-        Ok(Self { arena: Arena::new(bytes)?, page_bytes, pages })
+        Ok(Self { arena: Arena::new(arena_bytes(pages, page_bytes)?)?, page_bytes, pages })
     }
 
     /// All pages one after another: page `i` is at byte `i * page_bytes`.
@@ -86,21 +80,17 @@ impl PageStore for HostStore {
         &mut self,
         table: TablePages<'_>,
         first: usize,
-        k: &[f32],
-        v: &[f32],
+        k: Rows<'_>,
+        v: Rows<'_>,
     ) -> Result<(), StoreError> {
         let layout = *table.layout;
-        let count = slots_of("K rows", k.len(), layout.head_dim)?;
-        if v.len() != k.len() {
-            return Err(StoreError::WrongLength { what: "V", got: v.len(), expected: k.len() });
-        }
-        check_table(self, table, &(first..first + count))?;
-        let rows = k.chunks_exact(layout.head_dim).zip(v.chunks_exact(layout.head_dim));
-        for (i, (k, v)) in rows.enumerate() {
+        check_rows(k, v, layout.head_dim)?;
+        check_table(self, table, &(first..first + k.count))?;
+        for i in 0..k.count {
             let (page, slot) = locate(table, first + i);
             let bytes = self.page_mut(page);
-            encode(layout.format.k, layout.k, bytes, slot, k);
-            encode(layout.format.v, layout.v, bytes, slot, v);
+            encode(layout.format.k, layout.k, bytes, slot, k.row(i, layout.head_dim));
+            encode(layout.format.v, layout.v, bytes, slot, v.row(i, layout.head_dim));
         }
         Ok(())
     }

@@ -2,8 +2,29 @@
 
 use std::ops::Range;
 
-use super::{PageStore, StoreError, TablePages};
-use crate::format::{Codec, CodecVisitor, Region, SlotFormat};
+use super::{PageStore, Rows, StoreError, TablePages};
+use crate::format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat};
+
+/// Bytes of `pages` pages of `page_bytes` bytes, if pages of that size and number can be addressed.
+pub fn arena_bytes(pages: usize, page_bytes: usize) -> Result<usize, StoreError> {
+    let bad = StoreError::BadSize { pages, page_bytes };
+    let aligned = page_bytes.is_multiple_of(PageLayout::PAGE_ALIGN);
+    if pages == 0 || page_bytes == 0 || !aligned || u32::try_from(pages).is_err() {
+        return Err(bad);
+    }
+    pages.checked_mul(page_bytes).ok_or(bad)
+}
+
+/// Checks the rows of an append.
+pub fn check_rows(k: Rows<'_>, v: Rows<'_>, head_dim: usize) -> Result<(), StoreError> {
+    k.check("K", head_dim)?;
+    v.check("V", head_dim)?;
+    if k.count != v.count {
+        let (got, expected) = (v.count, k.count);
+        return Err(StoreError::WrongLength { what: "V rows", got, expected });
+    }
+    Ok(())
+}
 
 /// Checks a page id.
 pub fn check_page(page: u32, pages: usize) -> Result<(), StoreError> {
