@@ -49,6 +49,14 @@ macro_rules! kernel_files {
                 match self { $(KernelFile::$variant => concat!("headwise_", $name, "_shared"),)+ }
             }
 
+            /// The module's constant with the most query rows of a work item, if it has one.
+            pub const fn rows_constant(self) -> Option<&'static str> {
+                match self {
+                    KernelFile::Prefill => Some("headwise_prefill_rows"),
+                    _ => None,
+                }
+            }
+
             /// The source, with what it includes.
             pub const fn source(self) -> Source<'static> {
                 match self {
@@ -177,7 +185,8 @@ mod tests {
     fn sources_define_what_their_names_promise() {
         for &file in KernelFile::ALL {
             let text = file.source().text;
-            for name in [file.entry(), file.threads_constant(), file.shared_constant()] {
+            let names = [file.entry(), file.threads_constant(), file.shared_constant()];
+            for name in names.into_iter().chain(file.rows_constant()) {
                 assert!(text.contains(name), "{name} in {}", file.source().name);
             }
             for line in text.lines().filter_map(|line| line.strip_prefix("#include ")) {

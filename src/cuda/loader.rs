@@ -18,9 +18,15 @@ pub struct Loaded {
     kernel: Kernel,
     threads: u32,
     blocks_per_multiprocessor: u32,
+    rows: Option<u32>,
 }
 
 impl Loaded {
+    /// The most query rows of a work item, for kernels that have such a bound.
+    pub fn rows(&self) -> Option<u32> {
+        self.rows
+    }
+
     /// Threads of a block.
     pub fn threads(&self) -> u32 {
         self.threads
@@ -64,6 +70,11 @@ impl Kernels {
         Self { context: context.clone(), nvrtc, cache, loaded: Mutex::default() }
     }
 
+    /// Multiprocessors of the device.
+    pub fn multiprocessors(&self) -> u32 {
+        self.context.info().multiprocessors
+    }
+
     /// The context that the kernels are loaded into.
     pub fn context(&self) -> &Context {
         &self.context
@@ -92,7 +103,8 @@ impl Kernels {
         let shared: u32 = module.global(file.shared_constant(), stream)?;
         let kernel = module.kernel(file.entry(), shared)?;
         let blocks_per_multiprocessor = kernel.occupancy(threads)?.max(1);
-        let kernel = Arc::new(Loaded { kernel, threads, blocks_per_multiprocessor });
+        let rows = file.rows_constant().map(|name| module.global(name, stream)).transpose()?;
+        let kernel = Arc::new(Loaded { kernel, threads, blocks_per_multiprocessor, rows });
         loaded.insert(key, Arc::clone(&kernel));
         Ok(kernel)
     }

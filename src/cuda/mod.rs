@@ -12,9 +12,11 @@
 //! | [`CudaStore`], [`Staging`] | pages on a device behind [`PageStore`](crate::store::PageStore) |
 //! | [`TableMirror`], [`StepFence`] | page tables on a device; when a step's kernels are done |
 //! | [`work`] | which block of a launch reads which pages |
+//! | [`attention`] | attention over the pages of a device |
 //! | [`CsrTables`] | page tables for stock kernels |
 
 mod arch;
+pub mod attention;
 pub mod cache;
 mod csr;
 pub mod device;
