@@ -1,7 +1,8 @@
 // Joins the partial results of work items that share a query group.
 //
 //   merges       [grid.x]: for each query group with partials, its first query row, its first
-//                partial and how many there are (they follow one another; none gives zeros)
+//                partial and how many there are (they follow one another; none gives zeros);
+//                NO_QUERY pads a launch of fixed size and does nothing
 //   partial_out  [partials, GROUP, D] f32; partial_lse [partials, GROUP], base 2
 //   out          [rows, D] of the IO format; lse [rows], natural logarithm
 //
@@ -19,6 +20,7 @@ struct Merge {
     u32 count;
 };
 
+constexpr u32 NO_QUERY = 0xffffffffu;
 constexpr u32 THREADS = D / 4 < WARP ? WARP : ceil_div(D / 4, WARP) * WARP;
 
 }  // namespace
@@ -33,7 +35,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const Merge merge = merges[blockIdx.x];
     const u32 head = blockIdx.y;
     const u32 channel = 4 * threadIdx.x;
-    if (channel >= D) return;
+    if (channel >= D || merge.query == NO_QUERY) return;
 
     float top = LOWEST;
     for (u32 i = 0; i < merge.count; ++i)

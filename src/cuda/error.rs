@@ -155,6 +155,17 @@ pub enum CudaError {
         /// The newest CUDA version the driver supports.
         driver: CudaVersion,
     },
+    /// Memory and kernels of different contexts.
+    #[error("the store and the kernels are of different CUDA contexts")]
+    OtherContext,
+    /// More work than fixed buffers were made for.
+    #[error("{heads} heads or rows are more than the {most} that buffers were made for")]
+    TooManyHeads {
+        /// Heads (or rows) of the step.
+        heads: usize,
+        /// What there is room for.
+        most: usize,
+    },
     /// A copy outside a buffer.
     #[error("bytes {start}..{end} are outside a buffer of {len} bytes")]
     OutOfBounds {

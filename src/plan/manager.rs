@@ -127,7 +127,15 @@ impl BlockManager {
 
     /// Says that nothing reads pages of `step` or of earlier steps any more.
     pub fn retire(&self, step: StepId) {
-        self.shared.with_pool(|pool| pool.retire(step));
+        self.shared.with_pool(|pool| pool.retire(step, |_| ()));
+    }
+
+    /// As [`retire`](Self::retire), and returns the pages that became free, for an engine that clears
+    /// or poisons them.
+    pub fn retire_listing(&self, step: StepId) -> Vec<u32> {
+        let mut freed = Vec::new();
+        self.shared.with_pool(|pool| pool.retire(step, |page| freed.push(page)));
+        freed
     }
 
     /// How the pages are used now.

@@ -180,14 +180,14 @@ impl PagePool {
     }
 
     /// Says that no kernel of `step` or of an earlier one runs any more: pages freed until then can be
-    /// taken again. The running step cannot retire; it is ended first.
-    pub fn retire(&mut self, step: StepId) {
+    /// taken again. The running step cannot retire; it is ended first. `freed` is told each page.
+    pub fn retire(&mut self, step: StepId, mut freed: impl FnMut(u32)) {
         while let Some(&(freed_in, pages)) = self.fence.batches.front()
             && freed_in <= step
             && freed_in < self.fence.current
         {
             self.fence.batches.pop_front();
-            self.free.extend(self.fence.pages.drain(..pages).rev());
+            self.free.extend(self.fence.pages.drain(..pages).rev().inspect(|&page| freed(page)));
         }
     }
 

@@ -89,6 +89,11 @@ impl World {
         Self { manager, bytes: Bytes::default(), live: Vec::new(), next_tag: 1 }
     }
 
+    /// Which of the live sequences an operation means.
+    fn pick(&self, of: usize) -> Option<usize> {
+        (!self.live.is_empty()).then(|| of % self.live.len())
+    }
+
     fn apply(&mut self, op: Op) {
         match op {
             Op::Start => {
@@ -97,7 +102,7 @@ impl World {
             }
             Op::Append { to, commit } => self.append(&to, commit),
             Op::Fork(of) => {
-                let Some(of) = self.live.get(of) else { return };
+                let Some(of) = self.pick(of).map(|of| &self.live[of]) else { return };
                 let sequence = self.manager.fork(&of.sequence).unwrap();
                 let heads = of.heads.clone();
                 self.live.push(Modelled { sequence, heads });
@@ -105,7 +110,7 @@ impl World {
             Op::Evict { of, seed, heads, commit } => self.evict(of, seed, heads, commit),
             Op::Truncate { of, keep } => self.truncate(of, keep),
             Op::Drop(of) => {
-                if of < self.live.len() {
+                if let Some(of) = self.pick(of) {
                     self.live.swap_remove(of);
                 }
             }
@@ -119,7 +124,8 @@ impl World {
 
     fn append(&mut self, to: &[(usize, usize)], commit: bool) {
         let before = self.manager.stats();
-        let wanted: BTreeMap<usize, usize> = to.iter().copied().collect();
+        let wanted: BTreeMap<usize, usize> =
+            to.iter().filter_map(|&(of, tokens)| Some((self.pick(of)?, tokens))).collect();
         let mut members: Vec<_> = self.live.iter_mut().enumerate().collect();
         members.retain(|(i, _)| wanted.contains_key(i));
         let (mut sequences, mut models) = (Vec::new(), Vec::new());
@@ -162,8 +168,12 @@ impl World {
     }
 
     fn evict(&mut self, of: usize, seed: u64, heads: u8, commit: bool) {
-        let Some(member) = self.live.get_mut(of) else { return };
-        let dies = |position: u32| (u64::from(position) ^ seed).wrapping_mul(0x9e37_79b9) % 3 == 0;
+        let Some(of) = self.pick(of) else { return };
+        let member = &mut self.live[of];
+        let dies = |position: u32| {
+            let mixed = (u64::from(position) ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            mixed >> 62 == 0
+        };
         let mut rewrites = Vec::new();
         for (head, table) in member.sequence.heads().enumerate() {
             if heads >> head & 1 == 1 {
@@ -181,7 +191,8 @@ impl World {
     }
 
     fn truncate(&mut self, of: usize, keep: usize) {
-        let Some(member) = self.live.get_mut(of) else { return };
+        let Some(of) = self.pick(of) else { return };
+        let member = &mut self.live[of];
         if keep > member.sequence.tokens() {
             let refused = self.manager.truncate(&mut member.sequence, keep).unwrap_err();
             assert!(matches!(refused, PlanError::TruncateGrows { .. }));
@@ -256,7 +267,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn tables_hold_what_the_model_holds(ops in ops(), pages in 20usize..300) {
+    fn tables_hold_what_the_model_holds(ops in ops(), pages in 40usize..600) {
         let mut world = World::new(pages);
         for op in ops {
             world.apply(op);

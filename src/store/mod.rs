@@ -5,6 +5,7 @@
 
 mod arena;
 mod host;
+pub(crate) mod slots;
 
 use thiserror::Error;
 
@@ -21,7 +22,46 @@ pub struct TablePages<'a> {
     pub layout: &'a PageLayout,
 }
 
-/// What a store refuses. Nothing was written when one of these is returned.
+/// f32 rows of one KV head within the K or V of all heads: row `i` starts at `i * stride` and has
+/// `head_dim` values.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    /// From the first value of the first row to the last value of the last one, or more.
+    pub values: &'a [f32],
+    /// Values from one row to the next; at least `head_dim`.
+    pub stride: usize,
+    /// Rows.
+    pub count: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows one after another, `width` values each; a rest that is no whole row counts as one, which
+    /// stores refuse.
+    pub fn dense(values: &'a [f32], width: usize) -> Self {
+        Self { values, stride: width, count: values.len().div_ceil(width) }
+    }
+
+    /// Refuses rows that overlap or that `values` does not hold.
+    pub(crate) fn check(&self, what: &'static str, head_dim: usize) -> Result<(), StoreError> {
+        let before_last = self.count.saturating_sub(1).checked_mul(self.stride);
+        let expected = match self.count {
+            0 => Some(0),
+            _ => before_last.and_then(|start| start.checked_add(head_dim)),
+        };
+        let (got, expected) = (self.values.len(), expected.unwrap_or(usize::MAX));
+        if self.stride < head_dim || got < expected {
+            return Err(StoreError::WrongLength { what, got, expected });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn row(&self, index: usize, head_dim: usize) -> &'a [f32] {
+        &self.values[index * self.stride..][..head_dim]
+    }
+}
+
+/// What a store refuses. Nothing was written when one of these is returned, [`Device`](Self::Device)
+/// excepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// A page id beyond the store.
@@ -68,6 +108,9 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// The device that the pages are on failed; what it wrote before is undefined.
+    #[error("page memory on the device: {0}")]
+    Device(String),
     /// No page, or a page size that breaks alignment.
     #[error("a store of {pages} pages of {page_bytes} bytes: need at least one page, and a multiple of {align} bytes", align = PageLayout::PAGE_ALIGN)]
     BadSize {
@@ -89,13 +132,13 @@ pub trait PageStore {
     /// Pages in the store.
     fn pages(&self) -> usize;
 
-    /// Encodes `k.len() / head_dim` slots, starting at slot `first`.
+    /// Encodes `k.count` slots, starting at slot `first`.
     fn append(
         &mut self,
         table: TablePages<'_>,
         first: usize,
-        k: &[f32],
-        v: &[f32],
+        k: Rows<'_>,
+        v: Rows<'_>,
     ) -> Result<(), StoreError>;
 
     /// Decodes `k.len() / head_dim` slots, starting at slot `first`.

@@ -13,6 +13,10 @@ fn rows(seed: usize, count: usize) -> Vec<f32> {
         .collect()
 }
 
+fn dense(values: &[f32]) -> Rows<'_> {
+    Rows::dense(values, HEAD_DIM)
+}
+
 fn layout(format: PageFormat) -> PageLayout {
     PageLayout::new(format, HEAD_DIM, 1024).unwrap()
 }
@@ -53,8 +57,8 @@ proptest! {
             let table = TablePages { pages: &pages, layout: &layout };
             let (k, v) = (rows(i, len), rows(i + 100, len));
             let first = cut.min(len) * HEAD_DIM;
-            store.append(table, 0, &k[..first], &v[..first]).unwrap();
-            store.append(table, cut.min(len), &k[first..], &v[first..]).unwrap();
+            store.append(table, 0, dense(&k[..first]), dense(&v[..first])).unwrap();
+            store.append(table, cut.min(len), dense(&k[first..]), dense(&v[first..])).unwrap();
             expected.push((pages.clone(), layout, read(&store, table, len)));
         }
         for (i, (pages, layout, (k, v))) in expected.iter().enumerate() {
@@ -83,7 +87,7 @@ fn copies_and_poison_touch_their_pages_alone() {
     let layout = layout(PageFormat::both(SlotFormat::I8));
     let mut store = HostStore::new(3, 1024).unwrap();
     let (k, v) = (rows(1, layout.slots), rows(2, layout.slots));
-    store.append(TablePages { pages: &[0], layout: &layout }, 0, &k, &v).unwrap();
+    store.append(TablePages { pages: &[0], layout: &layout }, 0, dense(&k), dense(&v)).unwrap();
     store.copy_pages(&[(0, 2)]).unwrap();
     store.poison(&[0]).unwrap();
     let copied = read(&store, TablePages { pages: &[2], layout: &layout }, layout.slots);
@@ -100,20 +104,32 @@ fn refusals_write_nothing() {
     let row = vec![1.0; HEAD_DIM];
     let beyond = TablePages { pages: &[2], layout: &layout };
     let short = TablePages { pages: &[0], layout: &layout };
-    assert!(matches!(store.append(beyond, 0, &row, &row), Err(StoreError::NoSuchPage { .. })));
     assert!(matches!(
-        store.append(short, layout.slots, &row, &row),
+        store.append(beyond, 0, dense(&row), dense(&row)),
+        Err(StoreError::NoSuchPage { .. })
+    ));
+    assert!(matches!(
+        store.append(short, layout.slots, dense(&row), dense(&row)),
         Err(StoreError::NoSuchSlot { .. })
     ));
-    assert!(matches!(store.append(short, 0, &row[1..], &row), Err(StoreError::WrongLength { .. })));
-    assert!(matches!(store.append(short, 0, &row, &[]), Err(StoreError::WrongLength { .. })));
+    assert!(matches!(
+        store.append(short, 0, dense(&row[1..]), dense(&row)),
+        Err(StoreError::WrongLength { .. })
+    ));
+    assert!(matches!(
+        store.append(short, 0, dense(&row), dense(&[])),
+        Err(StoreError::WrongLength { .. })
+    ));
     let mv = SlotMove { from: 0, to: layout.slots as u32 };
     assert!(matches!(store.move_slots(short, &[mv]), Err(StoreError::NoSuchSlot { .. })));
     assert!(matches!(store.copy_pages(&[(0, 2)]), Err(StoreError::NoSuchPage { .. })));
     assert!(matches!(store.poison(&[0, 9]), Err(StoreError::NoSuchPage { .. })));
     let other = PageLayout::new(PageFormat::default(), HEAD_DIM, 2048).unwrap();
     let wrong = TablePages { pages: &[0], layout: &other };
-    assert!(matches!(store.append(wrong, 0, &row, &row), Err(StoreError::WrongLayout { .. })));
+    assert!(matches!(
+        store.append(wrong, 0, dense(&row), dense(&row)),
+        Err(StoreError::WrongLayout { .. })
+    ));
     assert!(store.bytes().iter().all(|&b| b == 0));
     assert!(matches!(HostStore::new(0, 1024), Err(StoreError::BadSize { .. })));
     assert!(matches!(HostStore::new(1, 100), Err(StoreError::BadSize { .. })));

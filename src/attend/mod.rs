@@ -1,0 +1,29 @@
+//! Attention over pages: one contract, several backends.
+//!
+//! For each query head, over the slots of its KV head's table:
+//! `out = softmax(q·Kᵀ / sqrt(head_dim))·V`, causal, with the log-sum-exp of the scaled scores and, on
+//! request, one score per slot for eviction. [`Reference`] is the oracle; [`CpuAttention`] is the fast
+//! one on hosts. Heads differ in length and format; empty heads, partial pages and NaN in free slots
+//! are ordinary.
+
+mod batch;
+mod error;
+mod reference;
+mod scores;
+
+pub use batch::{Batch, Head, Output, Span};
+pub use error::AttendError;
+pub use reference::Reference;
+pub use scores::{Reduce, SlotScores};
+
+/// Attention over the pages of a store of type `S`.
+pub trait Attention<S> {
+    /// Attends with every query of `batch` and overwrites all of `output`.
+    ///
+    /// Only slots that a query sees can change its result: free slots, newer tokens and pages of
+    /// other tables may hold anything, NaN included.
+    ///
+    /// # Errors
+    /// Page ids, table lengths, layouts and buffer lengths are checked before anything is read.
+    fn attend(&self, store: &S, batch: &Batch<'_>, output: Output<'_>) -> Result<(), AttendError>;
+}

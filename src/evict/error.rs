@@ -1,0 +1,112 @@
+//! Everything that eviction refuses.
+
+use thiserror::Error;
+
+/// Why nothing was evicted. Whoever gets one of these finds every slot where it was.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum EvictError {
+    /// A score that is not a number, or is negative.
+    #[error("slot {slot} has score {value}, scores are numbers from zero up")]
+    Score {
+        /// The slot within its head.
+        slot: usize,
+        /// What it was given.
+        value: f32,
+    },
+    /// An input of a scorer that is not a finite number, or a negative attention weight.
+    #[error("{input}[{index}] is {value}, which no score can be made from")]
+    Input {
+        /// Which input: `keys` or `attention`.
+        input: &'static str,
+        /// The flat index into it.
+        index: usize,
+        /// What stands there.
+        value: f32,
+    },
+    /// A scorer was not given what its [`needs`](super::Scorer::needs) ask for.
+    #[error("the {scorer} scorer needs {input}, and got none")]
+    Missing {
+        /// The name of the scorer.
+        scorer: &'static str,
+        /// What is missing.
+        input: &'static str,
+    },
+    /// Two slices that describe the same slots differ in length.
+    #[error("{what} holds {got} entries where {expected} belong")]
+    Length {
+        /// The slice that is wrong.
+        what: &'static str,
+        /// Its length.
+        got: usize,
+        /// The length it should have.
+        expected: usize,
+    },
+    /// A scorer that does not accumulate was asked for the increment of a decoding step.
+    #[error("the {0} scorer does not accumulate over decoding steps")]
+    NotCumulative(&'static str),
+    /// A pooling kernel without a middle.
+    #[error("a pooling kernel of {0} has no middle slot, it must be odd")]
+    Kernel(usize),
+    /// A name that no scorer has.
+    #[error("no scorer is called {0:?}, there are: {names}", names = super::ScorerKind::NAMES.join(", "))]
+    UnknownScorer(String),
+    /// A page that holds no slot.
+    #[error("head {0} has pages of zero slots")]
+    EmptyPages(usize),
+    /// A head with more slots than its sequence has tokens, or than 32 bits count.
+    #[error("head {head} holds {slots} slots of a sequence of {logical_len} tokens")]
+    TooManySlots {
+        /// The head.
+        head: usize,
+        /// Slots in use.
+        slots: usize,
+        /// Tokens the sequence has seen.
+        logical_len: usize,
+    },
+    /// A slot that claims a position which its sequence has not reached.
+    #[error(
+        "head {head}, slot {slot} holds position {position} of a sequence of {logical_len} tokens"
+    )]
+    Position {
+        /// The head.
+        head: usize,
+        /// The slot within it.
+        slot: usize,
+        /// The position it claims.
+        position: u32,
+        /// Tokens the sequence has seen.
+        logical_len: usize,
+    },
+    /// A compression ratio below one, infinite, or not a number.
+    #[error("a compression ratio of {0} is not a finite number from one up")]
+    Ratio(f64),
+    /// A budget that leaves a sequence without a page.
+    #[error("the budget leaves the sequence no page")]
+    EmptyBudget,
+    /// An average per head that does not even hold what every head must keep.
+    #[error("a budget of {tokens} tokens per head is under the {floor} that every head keeps")]
+    BudgetUnderFloor {
+        /// Tokens per head that the budget allows on average.
+        tokens: usize,
+        /// The larger of sinks + window and the floor per head.
+        floor: usize,
+    },
+    /// More pages than 32 bits count.
+    #[error("{0} pages are more than one schedule counts")]
+    TooManyPages(usize),
+    /// More pages asked for than may go.
+    #[error(
+        "cannot free {asked} pages: {held} are held, and sinks, window and floors keep {floor} of \
+         them, so at most {possible} may go"
+    )]
+    Infeasible {
+        /// Pages that were to be freed.
+        asked: usize,
+        /// Pages that could be freed.
+        possible: usize,
+        /// Pages that the heads hold.
+        held: usize,
+        /// Pages that must stay.
+        floor: usize,
+    },
+}

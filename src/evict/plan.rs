@@ -1,0 +1,167 @@
+//! From pages to moves.
+
+use super::histogram::Histogram;
+use super::victims::Victims;
+use super::{EvictError, HeadSlots, Policy, Schedule, schedule};
+
+/// One slot's content goes from slot `from` to slot `to` of the same head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Move {
+    /// Where it is; at or behind the end that the head will have.
+    pub from: u32,
+    /// Where a slot dies; before that end.
+    pub to: u32,
+}
+
+/// What one head does in an eviction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadPlan {
+    pages_freed: u32,
+    slots_before: u32,
+    slots_after: u32,
+    moves: Vec<Move>,
+}
+
+impl HeadPlan {
+    /// Pages that the head gives up: its last ones, once the moves are done.
+    pub fn pages_freed(&self) -> usize {
+        self.pages_freed as usize
+    }
+
+    /// Slots in use before.
+    pub fn slots_before(&self) -> usize {
+        self.slots_before as usize
+    }
+
+    /// Slots in use after the moves; all that lies behind them is dead.
+    pub fn slots_after(&self) -> usize {
+        self.slots_after as usize
+    }
+
+    /// The moves, as few as can be: both ends ascend, no slot is an end twice, and sources and
+    /// destinations do not overlap, so that they may be done in any order or all at once.
+    pub fn moves(&self) -> &[Move] {
+        &self.moves
+    }
+
+    /// Whether nothing happens to the head.
+    pub fn is_untouched(&self) -> bool {
+        self.pages_freed == 0
+    }
+
+    /// Does to `slots`, which holds one value per slot of the head (its positions, its scores),
+    /// what the plan does to the head.
+    ///
+    /// # Errors
+    /// `slots` does not hold [`slots_before`](Self::slots_before) values; it is then unchanged.
+    pub fn apply_to<T: Copy>(&self, slots: &mut Vec<T>) -> Result<(), EvictError> {
+        if slots.len() != self.slots_before() {
+            let (got, expected) = (slots.len(), self.slots_before());
+            return Err(EvictError::Length { what: "the values of a head's slots", got, expected });
+        }
+        for m in &self.moves {
+            slots[m.to as usize] = slots[m.from as usize];
+        }
+        slots.truncate(self.slots_after());
+        Ok(())
+    }
+}
+
+/// What every head of a sequence does in an eviction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EvictionPlan {
+    heads: Vec<HeadPlan>,
+}
+
+impl EvictionPlan {
+    /// What each head does, in the order of the heads.
+    pub fn heads(&self) -> &[HeadPlan] {
+        &self.heads
+    }
+
+    /// Pages that all heads give up together.
+    pub fn pages_freed(&self) -> usize {
+        self.heads.iter().map(HeadPlan::pages_freed).sum()
+    }
+
+    /// Slots that all heads move together.
+    pub fn moves(&self) -> usize {
+        self.heads.iter().map(|head| head.moves.len()).sum()
+    }
+
+    /// Slots that all heads lose together.
+    pub fn victims(&self) -> usize {
+        self.heads.iter().map(|head| head.slots_before() - head.slots_after()).sum()
+    }
+
+    /// [`HeadPlan::apply_to`] for every head: `slots` holds one vector per head.
+    ///
+    /// # Errors
+    /// A vector is missing, or has not one value per slot of its head; nothing is then changed.
+    pub fn apply_to<T: Copy>(&self, slots: &mut [Vec<T>]) -> Result<(), EvictError> {
+        let (got, expected) = (slots.len(), self.heads.len());
+        if got != expected {
+            return Err(EvictError::Length { what: "the vectors of all heads", got, expected });
+        }
+        for (plan, slots) in self.heads.iter().zip(&*slots) {
+            let (got, expected) = (slots.len(), plan.slots_before());
+            if got != expected {
+                let what = "the values of a head's slots";
+                return Err(EvictError::Length { what, got, expected });
+            }
+        }
+        self.heads.iter().zip(slots).try_for_each(|(plan, slots)| plan.apply_to(slots))
+    }
+}
+
+/// [`schedule`], and then the slots that die for it and the moves that close the gaps.
+///
+/// A head that gives up `n` pages loses its `(n−1)·B + h` lowest evictable slots, so its length
+/// becomes a whole number of pages. Equal scores die by position, the lowest first. Linear in the
+/// number of slots.
+///
+/// # Errors
+/// Those of [`schedule`].
+pub fn plan(
+    heads: &[HeadSlots<'_>],
+    logical_len: usize,
+    policy: &Policy,
+    pages_to_free: usize,
+) -> Result<EvictionPlan, EvictError> {
+    let schedule = schedule(heads, logical_len, policy, pages_to_free)?;
+    Ok(plan_schedule(heads, logical_len, policy, &schedule))
+}
+
+/// The plan of a schedule that was made of these very arguments.
+fn plan_schedule(
+    heads: &[HeadSlots<'_>],
+    logical_len: usize,
+    policy: &Policy,
+    schedule: &Schedule,
+) -> EvictionPlan {
+    let evictable = policy.evictable(logical_len);
+    let mut histogram = Histogram::new();
+    let plan_head = |(head, &pages): (&HeadSlots<'_>, &u32)| {
+        let extent = head.extent();
+        let dying = extent.victims(pages as usize);
+        let after = extent.slots - dying;
+        let moves = if dying == 0 {
+            Vec::new()
+        } else {
+            let victims = Victims::select(head, &evictable, dying, &mut histogram);
+            close_gaps(&victims, extent.slots, after)
+        };
+        // Slots are as many as tokens at most, which are 32 bits.
+        let [slots_before, slots_after] = [extent.slots, after].map(|slots| slots as u32);
+        HeadPlan { pages_freed: pages, slots_before, slots_after, moves }
+    };
+    EvictionPlan { heads: heads.iter().zip(schedule.pages()).map(plan_head).collect() }
+}
+
+/// Pairs the survivors behind `after` with the victims before it, both ascending. There are as many
+/// of the one as of the other, because `after` slots survive.
+fn close_gaps(victims: &Victims<'_>, slots: usize, after: usize) -> Vec<Move> {
+    let holes = (0..after).filter(|&slot| victims.contains(slot));
+    let survivors = (after..slots).filter(|&slot| !victims.contains(slot));
+    survivors.zip(holes).map(|(from, to)| Move { from: from as u32, to: to as u32 }).collect()
+}

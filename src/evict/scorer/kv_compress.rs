@@ -1,0 +1,124 @@
+//! The score of KV-Compress.
+
+use super::{HeadContext, Needs, Scorer};
+use crate::evict::{EvictError, Positions};
+
+/// Squared attention that a slot received from the newest queries ("L2-sum", arXiv 2410.00161,
+/// section 4): per query head Σ p² over the window, the maximum over neighbouring positions, then
+/// the sum over the query group. While decoding, each step adds its Σ p² unpooled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvCompress {
+    window: usize,
+    kernel: usize,
+}
+
+impl KvCompress {
+    /// Its name.
+    pub const NAME: &'static str = "kv-compress";
+
+    /// Looks at the `window` newest queries of the prompt and pools over `kernel` neighbouring
+    /// positions (1 does not pool).
+    ///
+    /// # Errors
+    /// An even `kernel`.
+    pub fn new(window: usize, kernel: usize) -> Result<Self, EvictError> {
+        if kernel.is_multiple_of(2) {
+            return Err(EvictError::Kernel(kernel));
+        }
+        Ok(Self { window, kernel })
+    }
+
+    /// The sum over the group, for each slot.
+    fn sum_group(attention: &[f32], out: &mut [f32]) {
+        out.fill(0.0);
+        for row in attention.chunks_exact(out.len().max(1)) {
+            out.iter_mut().zip(row).for_each(|(sum, p2)| *sum += p2);
+        }
+    }
+}
+
+impl Default for KvCompress {
+    /// The paper's: 32 queries, a kernel of 7.
+    fn default() -> Self {
+        Self { window: 32, kernel: 7 }
+    }
+}
+
+impl Scorer for KvCompress {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { keys: false, attention_window: Some(self.window), decode_attention: true }
+    }
+
+    fn score(&self, ctx: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError> {
+        let slots = out.len();
+        ctx.check_positions(slots)?;
+        let attention = ctx.checked_attention(Self::NAME, slots)?;
+        if self.kernel == 1 {
+            Self::sum_group(attention, out);
+            return Ok(());
+        }
+        out.fill(0.0);
+        let order = position_order(ctx.positions, slots);
+        let margin = self.kernel / 2;
+        // Zero is the identity of a maximum over squares: margins need no special case.
+        let mut pooled = vec![0.0; slots + 2 * margin];
+        for row in attention.chunks_exact(slots.max(1)) {
+            pooled[..margin].fill(0.0);
+            pooled[margin + slots..].fill(0.0);
+            let middle = &mut pooled[margin..margin + slots];
+            match &order {
+                None => middle.copy_from_slice(row),
+                Some(order) => {
+                    middle.iter_mut().zip(order).for_each(|(x, &slot)| *x = row[slot as usize]);
+                }
+            }
+            max_ahead(&mut pooled, self.kernel);
+            match &order {
+                None => out.iter_mut().zip(&pooled).for_each(|(sum, x)| *sum += x),
+                Some(order) => {
+                    order.iter().zip(&pooled).for_each(|(&slot, x)| out[slot as usize] += x);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn increment(&self, ctx: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError> {
+        Self::sum_group(ctx.checked_attention(Self::NAME, out.len())?, out);
+        Ok(())
+    }
+}
+
+/// The slots by position, unless they already are.
+fn position_order(positions: Positions<'_>, slots: usize) -> Option<Vec<u32>> {
+    match positions {
+        Positions::Explicit(positions) if !positions.is_sorted() => {
+            let mut order: Vec<u32> = (0..slots as u32).collect();
+            order.sort_unstable_by_key(|&slot| positions[slot as usize]);
+            Some(order)
+        }
+        _ => None,
+    }
+}
+
+/// Makes each value the maximum of itself and the `kernel − 1` values behind it, as far as there
+/// are that many, in log₂ `kernel` passes.
+fn max_ahead(values: &mut [f32], kernel: usize) {
+    let mut pass = |distance: usize| {
+        for i in 0..values.len().saturating_sub(distance) {
+            values[i] = values[i].max(values[i + distance]);
+        }
+    };
+    let mut width = 1;
+    while width * 2 <= kernel {
+        pass(width);
+        width *= 2;
+    }
+    if width < kernel {
+        pass(kernel - width);
+    }
+}

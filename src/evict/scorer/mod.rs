@@ -1,0 +1,121 @@
+//! How much each slot matters.
+//!
+//! A scorer is one file that implements [`Scorer`], and one line in [`ScorerKind`].
+
+mod key_diff;
+mod key_norm;
+mod kind;
+mod kv_compress;
+mod random;
+mod sinks_window;
+
+pub use key_diff::KeyDiff;
+pub use key_norm::KeyNorm;
+pub use kind::ScorerKind;
+pub use kv_compress::KvCompress;
+pub use random::Random;
+pub use sinks_window::SinksWindow;
+
+use super::score::first_unlike;
+use super::{EvictError, Positions};
+
+/// What a scorer asks of the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// [`HeadContext::keys`].
+    pub keys: bool,
+    /// [`HeadContext::attention`] in [`Scorer::score`], summed over this many of the newest
+    /// queries.
+    pub attention_window: Option<usize>,
+    /// [`HeadContext::attention`] in [`Scorer::increment`], at each decoding step.
+    pub decode_attention: bool,
+}
+
+/// What a scorer is told of one KV head.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadContext<'a> {
+    /// The head's place among all (layer, KV head) pairs of the sequence.
+    pub head: usize,
+    /// Tokens the sequence has seen.
+    pub logical_len: usize,
+    /// The tokens that the head's slots hold.
+    pub positions: Positions<'a>,
+    /// Channels of a key.
+    pub head_dim: usize,
+    /// Query heads that read this KV head.
+    pub group: usize,
+    /// Decoded keys, `[slots][head_dim]`, as they are cached (after any rotary embedding).
+    pub keys: Option<&'a [f32]>,
+    /// Squared attention probabilities, summed over queries but not over query heads:
+    /// `[group][slots]`.
+    pub attention: Option<&'a [f32]>,
+}
+
+/// Gives every slot of a head a score; higher is kept longer.
+pub trait Scorer: Send + Sync {
+    /// What [`ScorerKind`] calls it.
+    fn name(&self) -> &'static str;
+
+    /// What it asks of the engine.
+    fn needs(&self) -> Needs;
+
+    /// Scores all slots of a head: `out` has one value per slot.
+    ///
+    /// # Errors
+    /// An input is missing, of the wrong length, or not finite.
+    fn score(&self, ctx: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError>;
+
+    /// What one decoding step adds to the score of each slot, to be given to
+    /// [`accumulate`](super::accumulate), if [`Needs::decode_attention`]. A new slot starts at 0.
+    ///
+    /// # Errors
+    /// As [`score`](Self::score); the scorer does not accumulate.
+    fn increment(&self, ctx: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError> {
+        let _ = (ctx, out);
+        Err(EvictError::NotCumulative(self.name()))
+    }
+}
+
+impl<'a> HeadContext<'a> {
+    /// The keys, as many as `slots` slots have, all finite.
+    fn checked_keys(&self, scorer: &'static str, slots: usize) -> Result<&'a [f32], EvictError> {
+        let input = "keys";
+        let keys = self.keys.ok_or(EvictError::Missing { scorer, input })?;
+        check_length(input, keys.len(), slots * self.head_dim)?;
+        check_values(input, keys, |value| value.is_finite())?;
+        Ok(keys)
+    }
+
+    /// The squared probabilities, as many as `slots` slots have, none negative, all finite.
+    fn checked_attention(
+        &self,
+        scorer: &'static str,
+        slots: usize,
+    ) -> Result<&'a [f32], EvictError> {
+        let input = "attention";
+        let attention = self.attention.ok_or(EvictError::Missing { scorer, input })?;
+        check_length(input, attention.len(), slots * self.group)?;
+        check_values(input, attention, |value| (0.0..f32::INFINITY).contains(&value))?;
+        Ok(attention)
+    }
+
+    /// Refuses positions that are not those of `slots` slots.
+    fn check_positions(&self, slots: usize) -> Result<(), EvictError> {
+        self.positions.check(self.head, slots, self.logical_len)
+    }
+}
+
+fn check_length(what: &'static str, got: usize, expected: usize) -> Result<(), EvictError> {
+    if got == expected { Ok(()) } else { Err(EvictError::Length { what, got, expected }) }
+}
+
+fn check_values(
+    input: &'static str,
+    values: &[f32],
+    fine: impl Fn(f32) -> bool,
+) -> Result<(), EvictError> {
+    match first_unlike(values, fine) {
+        Some(index) => Err(EvictError::Input { input, index, value: values[index] }),
+        None => Ok(()),
+    }
+}

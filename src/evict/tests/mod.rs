@@ -1,0 +1,9 @@
+//! Eviction against a model that sorts everything.
+
+mod budget;
+mod cases;
+mod oracle;
+mod plan;
+mod schedule;
+mod score;
+mod scorers;
