@@ -382,6 +382,7 @@ impl Parser {
                 self.at += 1;
                 Ok(Operand::Not(self.word()?))
             }
+            Tok::Punct('(') => self.fail("function calls are not supported"),
             Tok::Punct('-') | Tok::Int(_) => Ok(Operand::Int(self.int()?)),
             Tok::F32(v) => {
                 self.at += 1;

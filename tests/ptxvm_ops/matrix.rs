@@ -87,11 +87,11 @@ impl Product {
             };
             // The ISA's fragment tables: row groupID or groupID + 8, K in two halves.
             for r in 0..regs_a {
-                let (row, col) = (group + 8 * (r % 2), thread * per + r / 2 * (k / 2));
+                let (row, col) = (group + 8 * (r % 2), thread * per + r / 2 * 4 * per);
                 put(&|i| a(row, col + i));
             }
             for r in 0..regs_a / 2 {
-                put(&|i| b(thread * per + i + r * (k / 2), group));
+                put(&|i| b(thread * per + i + r * 4 * per, group));
             }
             for i in 0..4 {
                 words.push(number(c(group + 8 * (i / 2), thread * 2 + i % 2)));
@@ -140,20 +140,17 @@ impl Product {
 
 #[test]
 fn mma_multiplies_every_element_type() {
-    let half = |v: i32| u64::from(f16::from_f32(v as f32).to_bits());
-    let brain = |v: i32| u64::from(bf16::from_f32(v as f32).to_bits());
-    let single = |v: i32| u64::from((v as f32).to_bits());
-    let byte = |v: i32| u64::from(v as u8);
-    let rows: [(&str, usize, usize, fn(i32) -> u64, bool); 5] = [
-        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", 16, 16, half, false),
-        ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, brain, false),
-        ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", 8, 32, single, false),
-        ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", 32, 8, byte, true),
-        ("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32", 32, 8, byte, true),
-    ];
-    for (op, k, bits, encode, int) in rows {
-        Product { op, k, bits, encode, int }.check();
-    }
+    let half: fn(i32) -> u64 = |v| u64::from(f16::from_f32(v as f32).to_bits());
+    let brain: fn(i32) -> u64 = |v| u64::from(bf16::from_f32(v as f32).to_bits());
+    let single: fn(i32) -> u64 = |v| u64::from((v as f32).to_bits());
+    let byte: fn(i32) -> u64 = |v| u64::from(v as u8);
+    let check = |op, k, bits, encode, int| Product { op, k, bits, encode, int }.check();
+    check("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", 16, 16, half, false);
+    check("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, brain, false);
+    check("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", 8, 16, half, false);
+    check("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", 8, 32, single, false);
+    check("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", 32, 8, byte, true);
+    check("mma.sync.aligned.m16n8k16.row.col.satfinite.s32.s8.s8.s32", 16, 8, byte, true);
 }
 
 #[test]
