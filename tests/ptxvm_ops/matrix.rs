@@ -154,6 +154,27 @@ fn mma_multiplies_every_element_type() {
 }
 
 #[test]
+fn mma_multiplies_e4m3() {
+    const SIZES: [u64; 6] = [0, 0x38, 0x40, 0x44, 0x48, 0x4a];
+    let encode = |v: i32| SIZES[v.unsigned_abs() as usize] | if v < 0 { 0x80 } else { 0 };
+    let op = "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32";
+    Product { op, k: 32, bits: 8, encode, int: false }.check();
+}
+
+#[test]
+fn mma_accumulates_in_halves() {
+    // A is all ones, B all twos, C holds 1 and 0.5: 16 * 2 more than that.
+    let out = launch(
+        "mov.u32 %r3, 0x3c003c00; mov.u32 %r4, 0x40004000; mov.u32 %r5, 0x38003c00;
+        mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r6, %r7}, {%r3, %r3, %r3, %r3},
+        {%r4, %r4}, {%r5, %r5}; mad.wide.u32 %d2, %r1, 8, %d1;
+        st.global.v2.u32 [%d2], {%r6, %r7};",
+        32,
+    );
+    assert_eq!(out[..64], [0x5010_5020; 64]);
+}
+
+#[test]
 fn mma_needs_the_whole_warp() {
     let op = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%f1,%f2,%f3,%f4}, {%r3,%r4,%r5,%r6}, {%r7,%r8}, {%f1,%f2,%f3,%f4};";
     let kind = fault(&format!("setp.eq.u32 %p1, %r1, 5; @%p1 ret; {op}"), 32);
