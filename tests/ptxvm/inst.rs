@@ -258,20 +258,8 @@ pub enum Op {
         op: WarpOp,
         members: Option<Src>,
     },
-    Barrier {
-        id: Src,
-        count: Option<Src>,
-        aligned: bool,
-        waits: bool,
-        reduce: Option<BarrierReduce>,
-    },
-    CpAsync {
-        dst: Addr,
-        src: Addr,
-        bytes: usize,
-        src_bytes: Option<Src>,
-        ignore: Option<PSrc>,
-    },
+    Barrier(Box<BarrierOp>),
+    CpAsync(Box<CpAsync>),
     CpAsyncCommit,
     CpAsyncWait {
         keep: u32,
@@ -291,6 +279,27 @@ pub enum Op {
         op: MbarOp,
         addr: Addr,
     },
+}
+
+/// `barrier.sync`, `barrier.arrive` and `barrier.red`.
+pub struct BarrierOp {
+    pub id: Src,
+    /// Threads expected; all of the block where absent.
+    pub count: Option<Src>,
+    pub aligned: bool,
+    pub waits: bool,
+    pub reduce: Option<BarrierReduce>,
+}
+
+/// `cp.async`.
+pub struct CpAsync {
+    pub dst: Addr,
+    pub src: Addr,
+    pub bytes: usize,
+    /// Bytes to read; the rest of `bytes` is zero.
+    pub src_bytes: Option<Src>,
+    /// Read nothing where this holds.
+    pub ignore: Option<PSrc>,
 }
 
 /// `barrier.red`: what the barrier computes over the threads' predicates.

@@ -88,3 +88,33 @@ fn number(word: &str, line: u32) -> Result<Tok, Error> {
         radix(int, 10)
     }
 }
+
+/// A token as text.
+pub fn show(t: &Tok) -> String {
+    match t {
+        Tok::Word(w) => w.clone(),
+        Tok::Int(v) => v.to_string(),
+        Tok::F32(v) => format!("0f{v:08X}"),
+        Tok::F64(v) => format!("0d{v:016X}"),
+        Tok::Punct(c) => c.to_string(),
+        Tok::Str(s) => format!("{s:?}"),
+    }
+}
+
+/// Tokens as one line of text, spaced as PTX is usually written.
+pub fn text_of(toks: &[Token]) -> String {
+    let mut out = String::new();
+    for t in toks {
+        let s = show(&t.tok);
+        let word = s.len() > 1 || s.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        if out.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ',')
+            && (word || out.ends_with(','))
+            || s == "["
+            || s == "{"
+        {
+            out.push(' ');
+        }
+        out.push_str(&s);
+    }
+    out
+}

@@ -3,7 +3,7 @@
 use super::{
     ast::{Entry, File, Operand, Raw, Scope, Var},
     error::Error,
-    lex::{Tok, Token, lex},
+    lex::{Tok, Token, lex, show, text_of},
     types::Ty,
 };
 
@@ -382,6 +382,7 @@ impl Parser {
                 self.at += 1;
                 Ok(Operand::Not(self.word()?))
             }
+            Tok::Punct('(') => self.fail("function calls are not supported"),
             Tok::Punct('-') | Tok::Int(_) => Ok(Operand::Int(self.int()?)),
             Tok::F32(v) => {
                 self.at += 1;
@@ -401,32 +402,4 @@ impl Parser {
             _ => self.fail("expected an operand"),
         }
     }
-}
-
-fn show(t: &Tok) -> String {
-    match t {
-        Tok::Word(w) => w.clone(),
-        Tok::Int(v) => v.to_string(),
-        Tok::F32(v) => format!("0f{v:08X}"),
-        Tok::F64(v) => format!("0d{v:016X}"),
-        Tok::Punct(c) => c.to_string(),
-        Tok::Str(s) => format!("{s:?}"),
-    }
-}
-
-fn text_of(toks: &[Token]) -> String {
-    let mut out = String::new();
-    for t in toks {
-        let s = show(&t.tok);
-        let word = s.len() > 1 || s.starts_with(|c: char| c.is_alphanumeric() || c == '_');
-        if out.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ',')
-            && (word || out.ends_with(','))
-            || s == "["
-            || s == "{"
-        {
-            out.push(' ');
-        }
-        out.push_str(&s);
-    }
-    out
 }

@@ -29,8 +29,6 @@ pub struct Warp {
     pub preds: Vec<u32>,
     /// Valid for lanes outside the running group.
     pub pc: [u32; 32],
-    /// Lanes that exist.
-    pub born: u32,
     /// Lanes that have not exited.
     pub live: u32,
     /// Live lanes that wait for nothing.
@@ -45,6 +43,8 @@ pub struct Warp {
     /// Least program counter of the runnable lanes outside the group.
     others: u32,
     streak: u32,
+    /// Instructions since an mbarrier last stayed closed to this warp.
+    pub since_stuck: u32,
 }
 
 impl Warp {
@@ -54,7 +54,6 @@ impl Warp {
             regs: vec![[0; 32]; registers],
             preds: vec![0; predicates],
             pc: [0; 32],
-            born,
             live: born,
             runnable: born,
             wait: [Wait::None; 32],
@@ -64,6 +63,7 @@ impl Warp {
             at: 0,
             others: u32::MAX,
             streak: 0,
+            since_stuck: u32::MAX,
         }
     }
 
@@ -119,7 +119,9 @@ impl Warp {
         self.group = lanes(self.runnable).filter(|&l| self.pc[l] == at).fold(0, |m, l| m | 1 << l);
         let rest = self.runnable & !self.group;
         self.others = lanes(rest).map(|l| self.pc[l]).min().unwrap_or(u32::MAX);
-        self.streak = 0;
+        if rest == 0 {
+            self.streak = 0;
+        }
         true
     }
 
@@ -154,6 +156,7 @@ impl Warp {
     /// Lets the other lanes of the warp go first.
     pub fn yield_turn(&mut self) {
         self.yielded |= self.group;
+        self.streak = 0;
         self.dissolve();
     }
 

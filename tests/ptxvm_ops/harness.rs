@@ -68,7 +68,7 @@ pub fn agree(code: &str, f: impl Fn([u64; 4]) -> u64) {
         state =
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let v = state ^ (state >> 29);
-        if v % 3 == 0 { corners[(v >> 8) as usize % corners.len()] } else { v }
+        if v.is_multiple_of(3) { corners[(v >> 8) as usize % corners.len()] } else { v }
     };
     let rows: Vec<[u64; 4]> = (0..500).map(|_| std::array::from_fn(|_| draw())).collect();
     for (row, got) in rows.iter().zip(eval(code, &rows)) {
@@ -115,14 +115,20 @@ pub fn launch(body: &str, threads: u32) -> Vec<u32> {
     first
 }
 
-/// The fault of a run that must fault under every schedule.
-pub fn fault(body: &str, threads: u32) -> FaultKind {
-    let mut kinds = (0..6).map(|seed| match launch_seeded(body, threads, seed) {
+/// The faults of a run that must fault, under several schedules.
+pub fn faults(body: &str, threads: u32) -> Vec<FaultKind> {
+    let run = |seed| match launch_seeded(body, threads, seed) {
         Ok(_) => panic!("no fault with seed {seed}: {body}"),
         Err(e) => e.fault().cloned().unwrap_or_else(|| panic!("{body}: {e}")),
-    });
-    let first = kinds.next();
-    let discriminant = first.as_ref().map(std::mem::discriminant);
-    kinds.for_each(|k| assert_eq!(Some(std::mem::discriminant(&k)), discriminant, "{k}"));
-    first.unwrap_or(FaultKind::Trap)
+    };
+    (0..6).map(run).collect()
+}
+
+/// The fault of a run that must fault in the same way under every schedule.
+pub fn fault(body: &str, threads: u32) -> FaultKind {
+    let mut kinds = faults(body, threads);
+    let first = kinds.remove(0);
+    let same = |k: &FaultKind| std::mem::discriminant(k) == std::mem::discriminant(&first);
+    kinds.iter().for_each(|k| assert!(same(k), "{first} and {k}"));
+    first
 }

@@ -32,12 +32,12 @@ fn saturating_forms_clamp() {
 #[test]
 fn high_and_wide_products() {
     agree("mul.hi.s32 %r0, %r1, %r2;", |[a, b, ..]| {
-        (i64::from(s(a)) * i64::from(s(b)) >> 32) as u64 & 0xffff_ffff
+        ((i64::from(s(a)) * i64::from(s(b))) >> 32) as u64 & 0xffff_ffff
     });
     agree("mul.hi.u32 %r0, %r1, %r2;", |[a, b, ..]| (a as u32 as u64 * (b as u32 as u64)) >> 32);
-    agree("mul.hi.u64 %d0, %d1, %d2;", |[a, b, ..]| (u128::from(a) * u128::from(b) >> 64) as u64);
+    agree("mul.hi.u64 %d0, %d1, %d2;", |[a, b, ..]| ((u128::from(a) * u128::from(b)) >> 64) as u64);
     agree("mul.hi.s64 %d0, %d1, %d2;", |[a, b, ..]| {
-        (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64
+        ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
     });
     agree("mul.wide.s32 %d0, %r1, %r2;", |[a, b, ..]| (i64::from(s(a)) * i64::from(s(b))) as u64);
     agree("mul.wide.u32 %d0, %r1, %r2;", |[a, b, ..]| a as u32 as u64 * (b as u32 as u64));
@@ -190,7 +190,7 @@ fn logic() {
 
 #[test]
 fn dot_products_of_bytes() {
-    check("dp4a.s32.s32 %r0, %r1, %r2, %r3;", &[(&[0x01ff_02fe, 0x0203_0405, 10], 5)]);
+    check("dp4a.s32.s32 %r0, %r1, %r2, %r3;", &[(&[0x01ff_02fe, 0x0203_0405, 10], 7)]);
     check("dp4a.u32.u32 %r0, %r1, %r2, %r3;", &[(&[0x0101_01ff, 0x0101_0102, 1], 3 + 510 + 1)]);
     check("dp4a.u32.s32 %r0, %r1, %r2, %r3;", &[(&[0x0000_00ff, 0x0000_00ff, 0], 0xffff_ff01)]);
 }

@@ -87,11 +87,11 @@ impl Product {
             };
             // The ISA's fragment tables: row groupID or groupID + 8, K in two halves.
             for r in 0..regs_a {
-                let (row, col) = (group + 8 * (r % 2), thread * per + r / 2 * (k / 2));
+                let (row, col) = (group + 8 * (r % 2), thread * per + r / 2 * 4 * per);
                 put(&|i| a(row, col + i));
             }
             for r in 0..regs_a / 2 {
-                put(&|i| b(thread * per + i + r * (k / 2), group));
+                put(&|i| b(thread * per + i + r * 4 * per, group));
             }
             for i in 0..4 {
                 words.push(number(c(group + 8 * (i / 2), thread * 2 + i % 2)));
@@ -140,20 +140,38 @@ impl Product {
 
 #[test]
 fn mma_multiplies_every_element_type() {
-    let half = |v: i32| u64::from(f16::from_f32(v as f32).to_bits());
-    let brain = |v: i32| u64::from(bf16::from_f32(v as f32).to_bits());
-    let single = |v: i32| u64::from((v as f32).to_bits());
-    let byte = |v: i32| u64::from(v as u8);
-    let rows: [(&str, usize, usize, fn(i32) -> u64, bool); 5] = [
-        ("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", 16, 16, half, false),
-        ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, brain, false),
-        ("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", 8, 32, single, false),
-        ("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", 32, 8, byte, true),
-        ("mma.sync.aligned.m16n8k32.row.col.satfinite.s32.s8.s8.s32", 32, 8, byte, true),
-    ];
-    for (op, k, bits, encode, int) in rows {
-        Product { op, k, bits, encode, int }.check();
-    }
+    let half: fn(i32) -> u64 = |v| u64::from(f16::from_f32(v as f32).to_bits());
+    let brain: fn(i32) -> u64 = |v| u64::from(bf16::from_f32(v as f32).to_bits());
+    let single: fn(i32) -> u64 = |v| u64::from((v as f32).to_bits());
+    let byte: fn(i32) -> u64 = |v| u64::from(v as u8);
+    let check = |op, k, bits, encode, int| Product { op, k, bits, encode, int }.check();
+    check("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32", 16, 16, half, false);
+    check("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", 16, 16, brain, false);
+    check("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32", 8, 16, half, false);
+    check("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32", 8, 32, single, false);
+    check("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32", 32, 8, byte, true);
+    check("mma.sync.aligned.m16n8k16.row.col.satfinite.s32.s8.s8.s32", 16, 8, byte, true);
+}
+
+#[test]
+fn mma_multiplies_e4m3() {
+    const SIZES: [u64; 6] = [0, 0x38, 0x40, 0x44, 0x48, 0x4a];
+    let encode = |v: i32| SIZES[v.unsigned_abs() as usize] | if v < 0 { 0x80 } else { 0 };
+    let op = "mma.sync.aligned.m16n8k32.row.col.f32.e4m3.e4m3.f32";
+    Product { op, k: 32, bits: 8, encode, int: false }.check();
+}
+
+#[test]
+fn mma_accumulates_in_halves() {
+    // A is all ones, B all twos, C holds 1 and 0.5: 16 * 2 more than that.
+    let out = launch(
+        "mov.u32 %r3, 0x3c003c00; mov.u32 %r4, 0x40004000; mov.u32 %r5, 0x38003c00;
+        mma.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r6, %r7}, {%r3, %r3, %r3, %r3},
+        {%r4, %r4}, {%r5, %r5}; mad.wide.u32 %d2, %r1, 8, %d1;
+        st.global.v2.u32 [%d2], {%r6, %r7};",
+        32,
+    );
+    assert_eq!(out[..64], [0x5010_5020; 64]);
 }
 
 #[test]

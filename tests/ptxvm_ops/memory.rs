@@ -67,7 +67,7 @@ fn module_variables_local_depots_and_byte_parameters() {
         st.local.u32 [%SPL+8], %r1; ld.u32 %r2, [%SP+8];
         ld.const.u32 %r3, [tab+8]; mov.u64 %d1, tab; ld.const.u32 %r4, [%d1+4];
         ld.global.u32 %r5, [grid_wide+4]; mov.u64 %d4, grid_wide; ld.global.u32 %r6, [%d4];
-        st.global.u32 [scratch], %r6; ld.global.u32 %r6, [scratch];
+        st.global.u32 [scratch], %r6; bar.warp.sync -1; ld.global.u32 %r6, [scratch];
         ld.param.u32 %r7, [s+4];
         add.u32 %r2, %r2, %r3; mad.lo.u32 %r2, %r4, 10, %r2; mad.lo.u32 %r2, %r5, 100, %r2;
         mad.lo.u32 %r2, %r6, 10000, %r2; add.u32 %r2, %r2, %r7;

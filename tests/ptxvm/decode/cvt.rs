@@ -11,6 +11,9 @@ use crate::ptxvm::{
     types::{Ty, mask, sign_extend},
 };
 
+/// From a real number to the bits of a small format.
+type Narrow = Box<dyn Fn(f64) -> u64>;
+
 impl Cx<'_> {
     pub(super) fn cvt(&mut self) -> Result<Op, Error> {
         self.only(&[
@@ -63,7 +66,7 @@ impl Cx<'_> {
     }
 
     /// From a real number to one half of a packed format, and the width of that half.
-    fn narrow(&self, to: Ty) -> Result<(Box<dyn Fn(f64) -> u64>, u32), Error> {
+    fn narrow(&self, to: Ty) -> Result<(Narrow, u32), Error> {
         let mode = if self.has("rz") { Round::Zero } else { Round::Nearest };
         let (relu, finite) = (self.has("relu"), self.has("satfinite"));
         let prepare = move |v: f64, f: Format| {

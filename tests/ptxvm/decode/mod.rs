@@ -6,43 +6,26 @@ mod data;
 mod fp;
 mod int;
 mod mem;
+mod names;
 mod sync;
 mod warp;
 
 use std::collections::HashMap;
 
+use names::{Names, Place, special};
+
 use super::{
     ast::{Entry, File, Operand, Raw, Var},
     error::Error,
-    inst::{Addr, Alu, Dst, F1, F2, F3, Inst, Kernel, Op, PSrc, Special, Src},
+    inst::{Addr, Alu, Dst, F1, F2, F3, Inst, Kernel, Op, PSrc, Src},
     memory::SHARED_BASE,
     types::{Ty, mask},
 };
-
-/// A module-level or kernel-level variable that a name can stand for.
-#[derive(Clone, Copy)]
-enum Place {
-    /// Its address in its own state space.
-    Address(u64),
-    Param(u64),
-}
 
 /// What one instruction is decoded from.
 pub(super) struct Cx<'a> {
     raw: &'a Raw,
     kernel: &'a mut Names,
-}
-
-/// All names of one kernel.
-struct Names {
-    regs: Vec<HashMap<String, (u32, Ty)>>,
-    labels: Vec<HashMap<String, u32>>,
-    targets: Vec<HashMap<String, Vec<String>>>,
-    parents: Vec<Option<usize>>,
-    places: HashMap<String, Place>,
-    specials: Vec<(Special, u32)>,
-    registers: u32,
-    predicates: u32,
 }
 
 /// Decodes one entry. `globals` holds the addresses of module-level variables.
@@ -118,51 +101,6 @@ pub(super) fn layout(vars: &[Var], start: usize) -> (Vec<(usize, &Var)>, usize) 
         at += v.size.unwrap_or(0);
     }
     (out, at)
-}
-
-impl Names {
-    fn new(entry: &Entry) -> Names {
-        let (mut registers, mut predicates) = (0, 0);
-        let mut regs = Vec::new();
-        for scope in &entry.scopes {
-            let mut map = HashMap::new();
-            for (name, ty) in &scope.regs {
-                let n = if *ty == Ty::Pred { &mut predicates } else { &mut registers };
-                map.insert(name.clone(), (*n, *ty));
-                *n += 1;
-            }
-            regs.push(map);
-        }
-        let labels = |s: &super::ast::Scope| {
-            s.labels.iter().map(|(n, at)| (n.clone(), *at as u32)).collect::<HashMap<_, _>>()
-        };
-        Names {
-            regs,
-            labels: entry.scopes.iter().map(labels).collect(),
-            targets: entry.scopes.iter().map(|s| s.targets.iter().cloned().collect()).collect(),
-            parents: entry.scopes.iter().map(|s| s.parent).collect(),
-            places: HashMap::new(),
-            specials: Vec::new(),
-            registers,
-            predicates,
-        }
-    }
-
-    fn find<'m, T>(
-        &self,
-        maps: &'m [HashMap<String, T>],
-        scope: usize,
-        name: &str,
-    ) -> Option<&'m T> {
-        let mut at = Some(scope);
-        while let Some(s) = at {
-            if let Some(v) = maps[s].get(name) {
-                return Some(v);
-            }
-            at = self.parents[s];
-        }
-        None
-    }
 }
 
 impl Cx<'_> {
@@ -407,35 +345,4 @@ impl Cx<'_> {
             _ => self.fail("unsupported opcode"),
         }
     }
-}
-
-fn special(name: &str) -> Option<Special> {
-    let axis = |s: &str| ["x", "y", "z"].iter().position(|a| *a == s);
-    if let Some((base, a)) = name.split_once('.') {
-        let axis = axis(a)?;
-        return Some(match base {
-            "%tid" => Special::Tid(axis),
-            "%ntid" => Special::Ntid(axis),
-            "%ctaid" | "%clusterid" => Special::Ctaid(axis),
-            "%nctaid" | "%nclusterid" => Special::Nctaid(axis),
-            "%cluster_ctaid" => Special::Zero,
-            "%cluster_nctaid" => Special::One,
-            _ => return None,
-        });
-    }
-    Some(match name {
-        "%laneid" => Special::Lane,
-        "%warpid" => Special::Warp,
-        "%nwarpid" => Special::Nwarp,
-        "%lanemask_eq" => Special::MaskEq,
-        "%lanemask_lt" => Special::MaskLt,
-        "%lanemask_le" => Special::MaskLe,
-        "%lanemask_gt" => Special::MaskGt,
-        "%lanemask_ge" => Special::MaskGe,
-        "%dynamic_smem_size" => Special::DynamicShared,
-        "%total_smem_size" => Special::TotalShared,
-        "%smid" | "%gridid" | "%cluster_ctarank" => Special::Zero,
-        "%nsmid" | "%cluster_nctarank" => Special::One,
-        _ => return None,
-    })
 }

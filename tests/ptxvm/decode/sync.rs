@@ -4,7 +4,7 @@ use super::Cx;
 use crate::ptxvm::{
     ast::Operand,
     error::Error,
-    inst::{BarrierReduce, MbarOp, Op, ReduceKind, Src, WarpOp},
+    inst::{BarrierOp, BarrierReduce, CpAsync, MbarOp, Op, ReduceKind, Src, WarpOp},
     types::Ty,
 };
 
@@ -56,7 +56,13 @@ impl Cx<'_> {
             let id = self.src(1, Ty::U(32))?;
             let count = if self.count() == 4 { Some(self.src(2, Ty::U(32))?) } else { None };
             let reduce = Some(BarrierReduce { kind, value });
-            return Ok(Op::Barrier { id, count, aligned, waits: true, reduce });
+            return Ok(Op::Barrier(Box::new(BarrierOp {
+                id,
+                count,
+                aligned,
+                waits: true,
+                reduce,
+            })));
         }
         let id = self.src(0, Ty::U(32))?;
         let count = if self.count() == 2 { Some(self.src(1, Ty::U(32))?) } else { None };
@@ -64,7 +70,7 @@ impl Cx<'_> {
         if !waits && count.is_none() {
             return self.fail("barrier arrive needs a thread count");
         }
-        Ok(Op::Barrier { id, count, aligned, waits, reduce: None })
+        Ok(Op::Barrier(Box::new(BarrierOp { id, count, aligned, waits, reduce: None })))
     }
 
     pub(super) fn mbarrier(&mut self) -> Result<Op, Error> {
@@ -179,7 +185,13 @@ impl Cx<'_> {
                 src_bytes = Some(self.src_of(&o, Ty::U(32))?);
             }
         }
-        Ok(Op::CpAsync { dst: self.addr(0)?, src: self.addr(1)?, bytes, src_bytes, ignore })
+        Ok(Op::CpAsync(Box::new(CpAsync {
+            dst: self.addr(0)?,
+            src: self.addr(1)?,
+            bytes,
+            src_bytes,
+            ignore,
+        })))
     }
 
     fn cp_bulk(&mut self) -> Result<Op, Error> {

@@ -3,7 +3,7 @@
 use super::{Env, describe};
 use crate::ptxvm::{
     error::{FaultKind, Trap},
-    inst::{BarrierReduce, Op, ReduceKind, Src},
+    inst::{BarrierOp, Op, ReduceKind},
     memory::clocks::lanes,
     memory::{Who, clocks},
     warp::{Wait, Warp},
@@ -22,23 +22,14 @@ pub(super) struct BlockBarrier {
 }
 
 impl Env<'_> {
-    pub(super) fn arrive(
-        &mut self,
-        w: &mut Warp,
-        active: u32,
-        id: Src,
-        count: Option<Src>,
-        aligned: bool,
-        waits: bool,
-        reduce: Option<&BarrierReduce>,
-    ) -> Result<(), Trap> {
-        let votes = reduce.map_or(0, |r| w.pred(r.value));
+    pub(super) fn arrive(&mut self, w: &mut Warp, active: u32, op: &BarrierOp) -> Result<(), Trap> {
+        let votes = op.reduce.as_ref().map_or(0, |r| w.pred(r.value));
         for lane in lanes(active) {
-            let id = w.read_lane(id, lane);
+            let id = w.read_lane(op.id, lane);
             let Some(b) = self.barriers.get_mut(id as usize) else {
                 return Err(FaultKind::Undefined(format!("barrier {id} of 16")).at(lane));
             };
-            let expected = count.map(|c| w.read_lane(c, lane) as u32);
+            let expected = op.count.map(|c| w.read_lane(c, lane) as u32);
             if expected.is_some_and(|n| n == 0 || n % 32 != 0) {
                 let what = format!("barrier thread count {expected:?} is no multiple of 32");
                 return Err(FaultKind::Undefined(what).at(lane));
@@ -50,15 +41,15 @@ impl Env<'_> {
             b.expected = expected;
             b.arrived += 1;
             b.votes += votes >> lane & 1;
-            if waits {
-                w.wait[lane] = Wait::Barrier { id: id as u32, aligned };
+            if op.waits {
+                w.wait[lane] = Wait::Barrier { id: id as u32, aligned: op.aligned };
             } else {
                 let known = self.clocks.release(Who { warp: w.index, lane });
                 b.left.resize(known.len(), 0);
                 clocks::join(&mut b.left, &known);
             }
         }
-        if waits {
+        if op.waits {
             w.leave(active);
         }
         self.barrier_news = true;
@@ -97,7 +88,8 @@ impl Env<'_> {
 
     fn give_votes(&self, w: &mut Warp, lane: usize, votes: u32, threads: u32) {
         let inst = &self.launch.kernel.code[w.pc[lane] as usize];
-        let Op::Barrier { reduce: Some(r), .. } = &inst.op else { return };
+        let Op::Barrier(op) = &inst.op else { return };
+        let Some(r) = &op.reduce else { return };
         let bit = 1 << lane;
         match r.kind {
             ReduceKind::Popc(d) => w.reg_mut(d.reg)[lane] = u64::from(votes) & d.mask,

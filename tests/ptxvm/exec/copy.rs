@@ -6,7 +6,7 @@ use super::{
 };
 use crate::ptxvm::{
     error::{FaultKind, Trap},
-    inst::{Addr, PSrc, Space, Src},
+    inst::{Addr, CpAsync, Space, Src},
     memory::{Who, clocks::lanes},
     warp::Warp,
 };
@@ -38,22 +38,14 @@ pub(super) struct Bulk {
 }
 
 impl Env<'_> {
-    pub(super) fn cp_async(
-        &mut self,
-        w: &Warp,
-        active: u32,
-        dst: Addr,
-        src: Addr,
-        len: usize,
-        src_bytes: Option<Src>,
-        ignore: Option<PSrc>,
-    ) -> Result<(), Trap> {
-        let ignored = ignore.map_or(0, |p| w.pred(p));
+    pub(super) fn cp_async(&mut self, w: &Warp, active: u32, op: &CpAsync) -> Result<(), Trap> {
+        let len = op.bytes;
+        let ignored = op.ignore.map_or(0, |p| w.pred(p));
         let (mut from, mut to) = (Vec::new(), Vec::new());
         for lane in lanes(active) {
             let who = Who { warp: w.index, lane };
-            let (dst, src) = (shared_address(address(w, dst, lane)), address(w, src, lane));
-            let wanted = src_bytes.map_or(len as u64, |s| w.read_lane(s, lane) & 0xffff_ffff);
+            let (dst, src) = (shared_address(address(w, op.dst, lane)), address(w, op.src, lane));
+            let wanted = op.src_bytes.map_or(len as u64, |s| w.read_lane(s, lane) & 0xffff_ffff);
             if wanted > len as u64 {
                 let what = format!("source size {wanted} exceeds the copy size {len}");
                 return Err(FaultKind::AsyncCopy(what).at(lane));
@@ -144,7 +136,7 @@ impl Env<'_> {
         for lane in lanes(active) {
             let who = Who { warp: w.index, lane };
             let len = w.read_lane(bytes, lane) as u32 as usize;
-            if len == 0 || len % 16 != 0 {
+            if len == 0 || !len.is_multiple_of(16) {
                 let what = format!("bulk copy of {len} bytes is no multiple of 16");
                 return Err(FaultKind::AsyncCopy(what).at(lane));
             }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::ptxvm::{
     error::{FaultKind, Trap},
-    inst::{Addr, MbarOp, Op, Src},
+    inst::{Addr, MbarOp, Src},
     memory::{Who, clocks, clocks::lanes},
     warp::Warp,
 };
@@ -170,11 +170,10 @@ impl Env<'_> {
             return Ok(Flow::Next);
         }
         w.jump(w.at + 1);
-        // Whoever this wait is for goes first, unless the loop around it was left already.
-        let kernel = self.launch.kernel;
-        let waits = |at: u32| matches!(kernel.code[at as usize].op, Op::Branch { .. });
-        if w.group != 0 && waits(w.at) {
-            self.stuck = true;
+        // Whoever this wait is for goes first.
+        self.stuck = true;
+        w.since_stuck = 0;
+        if w.group != 0 {
             w.yield_turn();
         }
         Ok(Flow::Set)

@@ -30,8 +30,11 @@ use mbarrier::Mbar;
 /// Longest run of one warp before another gets a chance.
 const MAX_TURN: usize = 64;
 
-/// Turns in a row that end at an mbarrier that does not open, after which nothing will open it.
-const MAX_IDLE_TURNS: u32 = 20_000;
+/// A warp that met a closed mbarrier this few instructions ago does nothing but wait.
+const SPIN: u32 = 64;
+
+/// Turns in a row in which every warp only waits, after which nothing will open an mbarrier.
+const MAX_IDLE_TURNS: u32 = 2_000;
 
 /// What all blocks of a launch share.
 pub struct Launch<'a> {
@@ -119,14 +122,17 @@ pub fn run_block(
             let (warp, kind) = env.stalled(&warps);
             return Err(env.fault(&warps[warp], warp_place(&warps[warp]), kind.into()));
         }
-        let w = &mut warps[ready[env.rng.below(ready.len())]];
+        let turn_of = ready[env.rng.below(ready.len())];
+        let w = &mut warps[turn_of];
         let turn = 1 + env.rng.below(MAX_TURN);
         env.stuck = false;
         if let Err(trap) = env.run(w, turn) {
             return Err(env.fault(w, w.at, trap));
         }
-        idle = if env.stuck { idle + 1 } else { 0 };
-        if idle > MAX_IDLE_TURNS {
+        let waits = |w: &Warp| w.runnable == 0 || w.since_stuck <= SPIN;
+        idle = if warps.iter().all(waits) { idle + 1 } else { 0 };
+        let w = &warps[turn_of];
+        if idle > MAX_IDLE_TURNS && w.runnable != 0 {
             let what = "every warp that could run waits at an mbarrier that nothing completes";
             let trap = FaultKind::Deadlock(what.into()).into();
             return Err(env.fault(w, warp_place(w), trap));
@@ -216,6 +222,7 @@ impl Env<'_> {
                 return Err(FaultKind::Budget(self.stats.warp_instructions()).into());
             }
             *self.budget -= 1;
+            w.since_stuck = w.since_stuck.saturating_add(1);
             self.clock += 1;
             let inst = &kernel.code[w.at as usize];
             let active = match inst.guard {
@@ -316,12 +323,8 @@ impl Env<'_> {
                 lanes(active).for_each(|l| cells[l] = u64::from(active));
             }
             Op::Warp { op, members } => self.warp_sync(w, active, op, *members)?,
-            Op::Barrier { id, count, aligned, waits, reduce } => {
-                self.arrive(w, active, *id, *count, *aligned, *waits, reduce.as_ref())?;
-            }
-            Op::CpAsync { dst, src, bytes, src_bytes, ignore } => {
-                self.cp_async(w, active, *dst, *src, *bytes, *src_bytes, *ignore)?;
-            }
+            Op::Barrier(b) => self.arrive(w, active, b)?,
+            Op::CpAsync(c) => self.cp_async(w, active, c)?,
             Op::CpAsyncCommit => {
                 lanes(active).for_each(|l| self.groups[w.index * 32 + l] += 1);
             }

@@ -9,10 +9,8 @@ const INIT: u8 = 1;
 const IN_FLIGHT: u8 = 2;
 /// Part of an mbarrier object.
 const MBARRIER: u8 = 4;
-/// The last write was atomic.
-const ATOMIC: u8 = 8;
 
-/// Reads of one warp at one clock.
+/// Reads, or atomic updates, of one warp at one clock.
 #[derive(Clone, Copy)]
 struct Readers {
     warp: u32,
@@ -26,8 +24,16 @@ struct Cell {
     writer: u32,
     written: u32,
     readers: Readers,
-    /// Reads beyond the first that none of the later ones is ordered after.
-    more: Option<Box<Vec<Readers>>>,
+    more: Option<Box<More>>,
+}
+
+/// What few bytes need.
+#[derive(Clone, Default)]
+struct More {
+    /// Reads beyond the last that it is not ordered after.
+    readers: Vec<Readers>,
+    /// Atomic updates since the last plain write.
+    atomics: Vec<Readers>,
 }
 
 const EMPTY: Cell = Cell {
@@ -81,12 +87,13 @@ impl Shared {
             Readers { warp: who.warp as u32, clock: clocks.now(who.warp), lanes: 1 << who.lane };
         for (i, cell) in self.cells[at..at + out.len()].iter_mut().enumerate() {
             let addr = addr + i as u64;
-            if cell.flags != INIT && cell.flags != INIT | ATOMIC {
+            if cell.flags != INIT {
                 return Err(not_readable(cell.flags, addr));
             }
             if !clocks_order(clocks, who, cell.writer, cell.written) {
                 return Err(race(Hazard::ReadAfterWrite, addr, cell.writer, clocks));
             }
+            cell.check_atomics(Hazard::ReadAfterWrite, addr, who, clocks)?;
             let r = &mut cell.readers;
             if r.lanes == 0 || (r.warp == me.warp && r.clock == me.clock) {
                 *r = Readers { lanes: r.lanes | me.lanes, ..me };
@@ -112,8 +119,11 @@ impl Shared {
             let addr = addr + i as u64;
             self.cells[at + i].check_write(addr, who, kind, clocks)?;
             let cell = &mut self.cells[at + i];
-            cell.flags = if kind == Write::Atomic { INIT | ATOMIC } else { INIT };
-            cell.stamp(who.index(), clocks.now(who.warp));
+            cell.flags = INIT;
+            match kind {
+                Write::Plain => cell.stamp(who.index(), clocks.now(who.warp)),
+                Write::Atomic => cell.add_atomic(who, clocks),
+            }
         }
         self.data[at..at + bytes.len()].copy_from_slice(bytes);
         Ok(())
@@ -129,7 +139,7 @@ impl Shared {
     ) -> Result<(), FaultKind> {
         let at = self.range(addr, out.len(), out.len())?;
         for (i, cell) in self.cells[at..at + out.len()].iter_mut().enumerate() {
-            if cell.flags & !ATOMIC != INIT {
+            if cell.flags != INIT {
                 return Err(not_readable(cell.flags, addr + i as u64));
             }
             cell.check_write(addr + i as u64, who, Write::Atomic, clocks)?;
@@ -219,13 +229,15 @@ impl Cell {
         if self.flags & (IN_FLIGHT | MBARRIER) != 0 {
             return Err(not_writable(self.flags, addr));
         }
-        let both_atomic = kind == Write::Atomic && self.flags & ATOMIC != 0;
-        if !both_atomic && !clocks_order(clocks, who, self.writer, self.written) {
+        if kind == Write::Plain {
+            self.check_atomics(Hazard::WriteAfterWrite, addr, who, clocks)?;
+        }
+        if !clocks_order(clocks, who, self.writer, self.written) {
             return Err(race(Hazard::WriteAfterWrite, addr, self.writer, clocks));
         }
         if self.readers.lanes != 0 {
             self.check_readers(addr, who, &self.readers, clocks)?;
-            for r in self.more.iter().flat_map(|m| m.iter()) {
+            for r in self.more.iter().flat_map(|m| &m.readers) {
                 self.check_readers(addr, who, r, clocks)?;
             }
         }
@@ -245,10 +257,37 @@ impl Cell {
         }
     }
 
+    /// Atomics need an order against plain accesses, not among themselves.
+    fn check_atomics(
+        &self,
+        hazard: Hazard,
+        addr: u64,
+        who: Who,
+        clocks: &Clocks,
+    ) -> Result<(), FaultKind> {
+        let Some(more) = &self.more else { return Ok(()) };
+        match more.atomics.iter().find_map(|a| a.unordered(who, clocks)) {
+            Some(thread) => Err(race(hazard, addr, thread, clocks)),
+            None => Ok(()),
+        }
+    }
+
+    fn add_atomic(&mut self, who: Who, clocks: &Clocks) {
+        let me =
+            Readers { warp: who.warp as u32, clock: clocks.now(who.warp), lanes: 1 << who.lane };
+        let atomics = &mut self.more.get_or_insert_default().atomics;
+        if let Some(a) = atomics.iter_mut().find(|a| a.warp == me.warp && a.clock == me.clock) {
+            a.lanes |= me.lanes;
+        } else {
+            atomics.retain(|a| a.unordered(who, clocks).is_some());
+            atomics.push(me);
+        }
+    }
+
     fn add_reader(&mut self, me: Readers, who: Who, clocks: &Clocks) {
         // Reads that this one is ordered after need no memory of their own: whoever is ordered
         // after this read is ordered after them.
-        let more = self.more.get_or_insert_default();
+        let more = &mut self.more.get_or_insert_default().readers;
         more.push(self.readers);
         if let Some(r) = more.iter_mut().find(|r| r.warp == me.warp && r.clock == me.clock) {
             r.lanes |= me.lanes;
@@ -258,9 +297,6 @@ impl Cell {
         }
         if let Some(r) = more.pop() {
             self.readers = r;
-        }
-        if more.is_empty() {
-            self.more = None;
         }
     }
 }
