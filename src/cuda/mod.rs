@@ -34,6 +34,7 @@ mod store;
 pub mod work;
 
 pub use arch::Arch;
+pub use attention::CudaAttention;
 pub use csr::{CsrError, CsrTables, StockView};
 pub use dirty::DirtyRanges;
 pub use error::{CudaError, CudaVersion};
