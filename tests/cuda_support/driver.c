@@ -101,7 +101,7 @@ int cuDeviceTotalMem_v2(size_t *n, int d) { (void)d; CHECK(); *n = 1 << 30; retu
 int cuDeviceGetAttribute(int *v, int a, int d) {
     (void)d;
     CHECK();
-    *v = a == 75 ? arch / 10 : a == 76 ? arch % 10 : a == 16 ? 4 : a == 97 ? 99 * 1024 : 65536;
+    *v = a == 75 ? arch / 10 : a == 76 ? arch % 10 : a == 16 ? 4 : a == 97 ? 227 * 1024 : 65536;
     return 0;
 }
 int cuDevicePrimaryCtxRetain(void **c, int d) { CHECK(); *c = (void *)(intptr_t)(d + 1); live++; return 0; }
@@ -221,7 +221,7 @@ int cuModuleGetGlobal_v2(uint64_t *p, size_t *n, void *m, const char *name) {
     *n = sizeof *value;
     return 0;
 }
-int cuFuncSetAttribute(void *f, int a, int v) { (void)f; (void)a; CHECK(); return v > 99 * 1024 ? 1 : 0; }
+int cuFuncSetAttribute(void *f, int a, int v) { (void)f; (void)a; CHECK(); return v > 227 * 1024 ? 1 : 0; }
 int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, void *f, int t, size_t s) {
     (void)f; (void)t; (void)s;
     CHECK();
