@@ -145,7 +145,11 @@ fn bounds_are_checked_before_anything_is_queued() {
         assert!(out_of(buffer.copy_within(0, 99, 2, &stream).unwrap_err()));
         assert!(out_of(buffer.copy_within(usize::MAX, 0, 2, &stream).unwrap_err()));
         let mut to = [0; 2];
-        assert!(out_of(staging.download(&stream, &buffer, &[99..101], &mut to).unwrap_err()));
+        assert!(out_of(
+            staging
+                .download(&stream, &buffer, std::slice::from_ref(&(99..101)), &mut to)
+                .unwrap_err()
+        ));
         stream.synchronize().unwrap();
     });
 }
@@ -173,7 +177,9 @@ fn an_engines_own_memory_and_stream_stay_its_own() {
         drop(store);
         let mut staging = Staging::new(context, 2, 4096).unwrap();
         let mut bytes = [0; 1024];
-        staging.download(&stream, &memory, &[1024..2048], &mut bytes).unwrap();
+        staging
+            .download(&stream, &memory, std::slice::from_ref(&(1024..2048)), &mut bytes)
+            .unwrap();
         assert_eq!(bytes, [7; 1024]);
         // SAFETY: refused before it is used.
         let error = unsafe { CudaStore::from_raw(stream, memory.address() + 64, 1, 1024) };

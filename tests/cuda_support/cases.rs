@@ -165,7 +165,7 @@ pub fn mirror_follows(context: &Context, seed: u64) {
             let start = extent.offset as usize * 4;
             let bytes = bytemuck::cast_slice_mut(&mut words);
             let end = start + bytes.len();
-            staging.download(&stream, &view, &[start..end], bytes).unwrap();
+            staging.download(&stream, &view, std::slice::from_ref(&(start..end)), bytes).unwrap();
             assert_eq!(words, *pages);
         }
     }
