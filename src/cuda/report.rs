@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn every_kernel_is_in_the_report() {
-        let nvrtc = match Nvrtc::open(&Folders::default()) {
+        let nvrtc = match Nvrtc::open(&Folders::standard()) {
             Ok(nvrtc) => nvrtc,
             Err(error) => return eprintln!("SKIPPED: this test compiles kernels, and {error}"),
         };
