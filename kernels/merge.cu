@@ -28,7 +28,7 @@ constexpr u32 THREADS = D / 4 < WARP ? WARP : ceil_div(D / 4, WARP) * WARP;
 extern "C" __device__ const u32 headwise_merge_threads = THREADS;
 extern "C" __device__ const u32 headwise_merge_shared = 0;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_merge(const Merge* __restrict__ merges, const float* __restrict__ partial_out,
                    const float* __restrict__ partial_lse, u8* __restrict__ out,
                    float* __restrict__ lse) {

@@ -1,0 +1,20 @@
+//! The CUDA kernels, without a GPU: compiled by NVRTC, run by the PTX interpreter, compared with
+//! plain loops in f64.
+//!
+//! Needs NVRTC. Where it is missing these tests say so loudly and pass, except under CI, where they
+//! fail.
+#![cfg(feature = "cuda")]
+
+mod ptxvm;
+
+mod kernels_vm {
+    mod budgets;
+    mod compiling;
+    mod decode;
+    mod eviction;
+    mod faults;
+    mod harness;
+    mod prefill;
+    mod slots;
+    mod world;
+}
