@@ -3,9 +3,14 @@
 
 pub mod attend;
 pub mod base;
+pub mod cache;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "engine")]
+pub mod engine;
 pub mod evict;
+#[cfg(feature = "fetch")]
+pub mod fetch;
 pub mod format;
 pub mod plan;
 pub mod store;

@@ -7,11 +7,13 @@
 //! are ordinary.
 
 mod batch;
+mod cpu;
 mod error;
 mod reference;
 mod scores;
 
 pub use batch::{Batch, Head, Output, Span};
+pub use cpu::CpuAttention;
 pub use error::AttendError;
 pub use reference::Reference;
 pub use scores::{Reduce, SlotScores};
@@ -27,3 +29,6 @@ pub trait Attention<S> {
     /// Page ids, table lengths, layouts and buffer lengths are checked before anything is read.
     fn attend(&self, store: &S, batch: &Batch<'_>, output: Output<'_>) -> Result<(), AttendError>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,23 +9,28 @@ pub struct SlotMove {
     pub to: u32,
 }
 
-/// Which token each slot of a head table holds.
-#[derive(Clone, Copy, Debug)]
+/// Which token of the sequence each slot of a head table holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Positions<'a> {
-    /// Slot `i` holds the token at position `i`: the head never evicted.
+    /// Slot `i` holds position `i`: a head that never evicted.
     Identity,
-    /// The position of each slot; compaction keeps no order.
+    /// Slot `i` holds position `positions[i]`, in any order: compaction does not keep it.
     Explicit(&'a [u32]),
 }
 
 impl Positions<'_> {
-    /// The position of the token in `slot`.
+    /// The position that `slot` holds, if the slot is there.
     #[inline]
-    pub fn of(self, slot: usize) -> u32 {
+    pub fn get(&self, slot: usize) -> Option<u32> {
         match self {
-            Self::Identity => slot as u32,
-            Self::Explicit(positions) => positions[slot],
+            Self::Identity => u32::try_from(slot).ok(),
+            Self::Explicit(positions) => positions.get(slot).copied(),
         }
+    }
+
+    /// The positions of the first `slots` slots, in slot order; at most as many as there are.
+    pub fn to_vec(&self, slots: usize) -> Vec<u32> {
+        (0..slots).map_while(|slot| self.get(slot)).collect()
     }
 }
 

@@ -180,7 +180,7 @@ mod tests {
     };
 
     fn nvrtc() -> Option<Nvrtc> {
-        let found = Nvrtc::open(&Folders::default());
+        let found = Nvrtc::open(&Folders::standard());
         if let Err(error) = &found {
             eprintln!("SKIPPED: this test compiles CUDA C++, and {error}");
         }

@@ -13,6 +13,7 @@
 //! | [`TableMirror`], [`StepFence`] | page tables on a device; when a step's kernels are done |
 //! | [`work`] | which block of a launch reads which pages |
 //! | [`attention`] | attention over the pages of a device |
+//! | [`report`] | what each kernel costs on an architecture |
 //! | [`CsrTables`] | page tables for stock kernels |
 
 mod arch;
@@ -29,11 +30,13 @@ pub mod kernels;
 mod loader;
 mod mirror;
 pub mod nvrtc;
+pub mod report;
 mod staging;
 mod store;
 pub mod work;
 
 pub use arch::Arch;
+pub use attention::CudaAttention;
 pub use csr::{CsrError, CsrTables, StockView};
 pub use dirty::DirtyRanges;
 pub use error::{CudaError, CudaVersion};

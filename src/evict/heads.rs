@@ -3,31 +3,9 @@
 use std::ops::Range;
 
 use super::{EvictError, Score};
-
-/// Which token of the sequence each slot of a head holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Positions<'a> {
-    /// Slot `i` holds position `i`: a head that never evicted.
-    Identity,
-    /// Slot `i` holds position `positions[i]`, in any order: compaction does not keep it.
-    Explicit(&'a [u32]),
-}
+use crate::base::Positions;
 
 impl Positions<'_> {
-    /// The position that `slot` holds, if the slot is there.
-    pub fn get(&self, slot: usize) -> Option<u32> {
-        match self {
-            Self::Identity => u32::try_from(slot).ok(),
-            Self::Explicit(positions) => positions.get(slot).copied(),
-        }
-    }
-
-    /// The positions of the first `slots` slots, in slot order: what a head that never evicted
-    /// writes down when it first does. At most as many as there are.
-    pub fn to_vec(&self, slots: usize) -> Vec<u32> {
-        (0..slots).map_while(|slot| self.get(slot)).collect()
-    }
-
     /// Refuses positions that do not describe `slots` slots of a sequence of `logical_len` tokens.
     /// `head` is named in the error.
     pub(super) fn check(

@@ -3,7 +3,8 @@
 use std::ops::{ControlFlow, Range};
 
 use super::heads::PositionRange;
-use super::{HeadSlots, Positions, Score};
+use super::{HeadSlots, Score};
+use crate::base::Positions;
 
 /// Bins that are looked at together: one cache line of counts.
 const LINE: usize = 16;

@@ -6,7 +6,10 @@
 //! KV-Compress (arXiv 2410.00161); `docs/eviction.md` says where and why this differs.
 //!
 //! ```
-//! use headwise::evict::{Budget, HeadSlots, Policy, Positions, Score, plan};
+//! use headwise::{
+//!     base::Positions,
+//!     evict::{Budget, HeadSlots, Policy, Score, plan},
+//! };
 //!
 //! // Two heads of 32 slots, 16 to a page; the second head matters more.
 //! let low: Vec<Score> = (0..32).map(|i| Score::try_from(i as f32).unwrap()).collect();
@@ -39,8 +42,8 @@ mod victims;
 
 pub use budget::Budget;
 pub use error::EvictError;
-pub use heads::{HeadExtent, HeadSlots, Positions};
-pub use plan::{EvictionPlan, HeadPlan, Move, plan};
+pub use heads::{HeadExtent, HeadSlots};
+pub use plan::{EvictionPlan, HeadPlan, plan};
 pub use policy::{Allocation, Cost, Policy};
 pub use schedule::{Schedule, schedule};
 pub use score::{Score, accumulate, dither, quantize};

@@ -3,15 +3,7 @@
 use super::histogram::Histogram;
 use super::victims::Victims;
 use super::{EvictError, HeadSlots, Policy, Schedule, schedule};
-
-/// One slot's content goes from slot `from` to slot `to` of the same head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Move {
-    /// Where it is; at or behind the end that the head will have.
-    pub from: u32,
-    /// Where a slot dies; before that end.
-    pub to: u32,
-}
+use crate::base::SlotMove;
 
 /// What one head does in an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +11,7 @@ pub struct HeadPlan {
     pages_freed: u32,
     slots_before: u32,
     slots_after: u32,
-    moves: Vec<Move>,
+    moves: Vec<SlotMove>,
 }
 
 impl HeadPlan {
@@ -40,7 +32,7 @@ impl HeadPlan {
 
     /// The moves, as few as can be: both ends ascend, no slot is an end twice, and sources and
     /// destinations do not overlap, so that they may be done in any order or all at once.
-    pub fn moves(&self) -> &[Move] {
+    pub fn moves(&self) -> &[SlotMove] {
         &self.moves
     }
 
@@ -160,8 +152,8 @@ fn plan_schedule(
 
 /// Pairs the survivors behind `after` with the victims before it, both ascending. There are as many
 /// of the one as of the other, because `after` slots survive.
-fn close_gaps(victims: &Victims<'_>, slots: usize, after: usize) -> Vec<Move> {
+fn close_gaps(victims: &Victims<'_>, slots: usize, after: usize) -> Vec<SlotMove> {
     let holes = (0..after).filter(|&slot| victims.contains(slot));
     let survivors = (after..slots).filter(|&slot| !victims.contains(slot));
-    survivors.zip(holes).map(|(from, to)| Move { from: from as u32, to: to as u32 }).collect()
+    survivors.zip(holes).map(|(from, to)| SlotMove { from: from as u32, to: to as u32 }).collect()
 }

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use super::heads::PositionRange;
 use super::histogram::Histogram;
-use super::{HeadSlots, Positions, Score};
+use super::{HeadSlots, Score};
+use crate::base::Positions;
 
 /// The `count` lowest of a head's evictable slots, as a rule that tells slot by slot. Equal scores
 /// die by position, the lowest first.

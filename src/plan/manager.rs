@@ -111,7 +111,7 @@ impl BlockManager {
         }
         let tables = sequence.heads().enumerate();
         let heads = tables.map(|(head, table)| {
-            let dead = |slot: usize| table.positions.of(slot) as usize >= tokens;
+            let dead = |slot: usize| table.position(slot) >= tokens;
             let (slots_after, moves) = compact(table.slots, dead);
             HeadRewrite { head, slots_after, moves }
         });

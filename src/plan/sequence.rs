@@ -48,6 +48,16 @@ pub struct HeadTable<'a> {
     pub positions: Positions<'a>,
 }
 
+impl HeadTable<'_> {
+    /// The position of the token in `slot`, one of [`slots`](Self::slots).
+    pub fn position(&self, slot: usize) -> usize {
+        match self.positions {
+            Positions::Identity => slot,
+            Positions::Explicit(positions) => positions[slot] as usize,
+        }
+    }
+}
+
 /// The pages of one sequence: a table per (layer, KV head), each with a length of its own.
 ///
 /// Dropping a sequence returns its pages through the step fence.

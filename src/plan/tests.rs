@@ -177,7 +177,7 @@ impl World {
         let mut rewrites = Vec::new();
         for (head, table) in member.sequence.heads().enumerate() {
             if heads >> head & 1 == 1 {
-                let dead = |slot| dies(table.positions.of(slot));
+                let dead = |slot| dies(table.position(slot) as u32);
                 let (slots_after, moves) = compact(table.slots, dead);
                 rewrites.push(HeadRewrite { head, slots_after, moves });
             }
@@ -251,7 +251,7 @@ impl World {
                 let held: BTreeMap<u32, u64> = (0..table.slots)
                     .map(|slot| {
                         let at = self.bytes.at(head, &table, slot);
-                        (table.positions.of(slot), self.bytes.0[&at])
+                        (table.position(slot) as u32, self.bytes.0[&at])
                     })
                     .collect();
                 assert_eq!(table.slots, held.len(), "a position stands twice");

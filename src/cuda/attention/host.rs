@@ -321,7 +321,9 @@ impl Growing {
     ) -> Result<(), CudaError> {
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
         match &self.0 {
-            Some(buffer) => staging.download(stream, buffer, &[0..bytes.len()], bytes),
+            Some(buffer) => {
+                staging.download(stream, buffer, std::slice::from_ref(&(0..bytes.len())), bytes)
+            }
             None => Ok(()),
         }
     }

@@ -38,7 +38,7 @@ macro_rules! calls {
 
         impl Calls {
             /// Every function that is bound.
-            #[cfg(test)]
+            #[cfg(all(test, unix))]
             pub const SYMBOLS: &[&str] = &["cuGetErrorName", $($symbol,)+];
 
             /// Binds all functions, or names the first one that is not there.

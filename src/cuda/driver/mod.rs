@@ -135,3 +135,6 @@ impl Driver {
         Ok(value.unsigned_abs())
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests;

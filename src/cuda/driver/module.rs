@@ -82,8 +82,8 @@ impl Module {
             return Err(CudaError::OutOfBounds { start: 0, end: size_of::<T>(), len: bytes });
         }
         let mut value = T::zeroed();
-        // SAFETY: the global has the size of `T`, which any bytes make; `value` outlives the copy,
-        // because the stream is waited for before it is returned, and again if that fails.
+        // SAFETY: the global has the size of `T`, which any bytes make. A copy to pageable memory has
+        // left `value` alone when the stream was waited for, or when waiting failed with the context.
         unsafe {
             calls.copy_to_host(ptr::from_mut(&mut value).cast(), address, bytes, stream.handle())
         }?;

@@ -12,7 +12,10 @@ use std::{
 use parking_lot::Mutex;
 
 use super::api::Api;
-use crate::cuda::CudaError;
+use crate::{
+    cuda::CudaError,
+    fetch::{CacheDir, NVRTC},
+};
 
 /// The environment variable that names NVRTC's folder.
 pub const ENV_FOLDER: &str = "HEADWISE_NVRTC";
@@ -28,6 +31,14 @@ pub struct Folders {
     pub explicit: Option<PathBuf>,
     /// The folder that `headwise fetch nvrtc` fills.
     pub cache: Option<PathBuf>,
+}
+
+impl Folders {
+    /// Where [`fetch::nvrtc`](crate::fetch::nvrtc) puts it, after what the user and the system have.
+    pub fn standard() -> Self {
+        let cache = CacheDir::from_env().ok().map(|cache| NVRTC.folder(&cache));
+        Self { explicit: None, cache }
+    }
 }
 
 #[cfg(windows)]

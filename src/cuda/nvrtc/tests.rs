@@ -21,7 +21,7 @@ fn source(text: &str) -> Source<'_> {
 
 /// The library of this machine; `None`, loudly, where there is none.
 fn nvrtc() -> Option<Nvrtc> {
-    match Nvrtc::open(&Folders::default()) {
+    match Nvrtc::open(&Folders::standard()) {
         Ok(nvrtc) => Some(nvrtc),
         Err(error @ CudaError::NvrtcMissing { .. }) => {
             eprintln!("SKIPPED: this test compiles CUDA C++, and {error}");

@@ -1,7 +1,8 @@
 //! The score of KV-Compress.
 
 use super::{HeadContext, Needs, Scorer};
-use crate::evict::{EvictError, Positions};
+use crate::base::Positions;
+use crate::evict::EvictError;
 
 /// Squared attention that a slot received from the newest queries ("L2-sum", arXiv 2410.00161,
 /// section 4): per query head Σ p² over the window, the maximum over neighbouring positions, then

@@ -16,8 +16,9 @@ pub use kv_compress::KvCompress;
 pub use random::Random;
 pub use sinks_window::SinksWindow;
 
+use super::EvictError;
 use super::score::first_unlike;
-use super::{EvictError, Positions};
+use crate::base::Positions;
 
 /// What a scorer asks of the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::evict::{Allocation, Cost, HeadSlots, Policy, Positions, Score};
+use crate::base::Positions;
+use crate::evict::{Allocation, Cost, HeadSlots, Policy, Score};
 
 /// A head that owns its slots.
 #[derive(Clone, Debug)]

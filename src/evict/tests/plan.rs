@@ -4,7 +4,8 @@ use proptest::prelude::*;
 
 use super::cases::{Head, case};
 use super::oracle;
-use crate::evict::{Budget, EvictError, HeadSlots, Policy, Positions, Score, plan};
+use crate::base::Positions;
+use crate::evict::{Budget, EvictError, HeadSlots, Policy, Score, plan};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]

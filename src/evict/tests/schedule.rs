@@ -2,8 +2,9 @@ use proptest::prelude::*;
 
 use super::cases::{Case, Head, case};
 use super::oracle;
+use crate::base::Positions;
 use crate::evict::schedule::{Costs, schedule_with};
-use crate::evict::{Allocation, Cost, EvictError, HeadSlots, Policy, Positions, Score, schedule};
+use crate::evict::{Allocation, Cost, EvictError, HeadSlots, Policy, Score, schedule};
 
 const BOTH: [Cost; 2] = [Cost::MaxVictim, Cost::SumVictims];
 

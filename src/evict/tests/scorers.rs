@@ -1,10 +1,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::base::Positions;
 use crate::evict::scorer::{KeyDiff, KeyNorm, KvCompress, Random, SinksWindow};
 use crate::evict::{
-    EvictError, HeadContext, HeadSlots, Policy, Positions, Score, Scorer, ScorerKind, plan,
-    quantize,
+    EvictError, HeadContext, HeadSlots, Policy, Score, Scorer, ScorerKind, plan, quantize,
 };
 
 fn context(slots: usize) -> HeadContext<'static> {

@@ -1,0 +1,137 @@
+//! How a batch is cut into work items.
+//!
+//! Every cut depends on one head alone (its slots, its format, the tokens of its span), never on the
+//! batch around it nor on the number of threads. Results are therefore the same bit for bit whatever
+//! a sequence is batched with and however many threads there are.
+
+use std::ops::Range;
+
+use super::stream::CHUNK;
+use crate::attend::{Batch, Head, Span};
+
+/// Page bytes of a piece of a head that is streamed: some 20 µs of one core, far above what handing
+/// out an item costs, and small enough that a long head of a single sequence feeds many cores.
+const PIECE_BYTES: usize = 256 << 10;
+/// Multiply-adds of a piece of a head that is attended to by panels: some 2 ms of one core.
+const PIECE_WORK: usize = 64 << 20;
+/// Query rows up to which a head is streamed; above it, panels do.
+const STREAM_ROWS: usize = 16;
+/// Query rows of a block of panels: they share the widening of K and V.
+const PANEL_ROWS: usize = 128;
+
+/// Query tokens of a span that are attended together in one head, and the pieces of that head.
+#[derive(Clone, Debug)]
+pub(super) struct Block {
+    pub span: usize,
+    pub head: usize,
+    /// Tokens of the span.
+    pub tokens: Range<usize>,
+    /// By panels, or by streaming.
+    pub panels: bool,
+    /// Slots of each piece; the last one may be shorter.
+    pub piece: usize,
+    /// Pieces; none where no token sees a slot.
+    pub pieces: usize,
+}
+
+/// The blocks of a batch, and how to find the block of a token.
+pub(super) struct Plan {
+    /// Span after span, KV head after KV head, tokens in order.
+    pub blocks: Vec<Block>,
+    spans: Vec<SpanPlan>,
+}
+
+struct SpanPlan {
+    /// Query tokens of the spans before.
+    first_token: usize,
+    first_block: usize,
+    /// Tokens of a block; the last one may have fewer.
+    block_tokens: usize,
+    blocks_per_head: usize,
+}
+
+impl Plan {
+    pub fn new(batch: &Batch<'_>) -> Self {
+        let mut plan = Self { blocks: Vec::new(), spans: Vec::with_capacity(batch.spans.len()) };
+        let group = batch.shape.group();
+        let mut first_token = 0;
+        for (index, span) in batch.spans.iter().enumerate() {
+            let panels = span.tokens.saturating_mul(group) > STREAM_ROWS;
+            let most = if panels { (PANEL_ROWS / group).max(1) } else { span.tokens.max(1) };
+            // Blocks of almost equal size.
+            let blocks_per_head = span.tokens.div_ceil(most);
+            let block_tokens = span.tokens.div_ceil(blocks_per_head.max(1)).max(1);
+            let blocks_per_head = span.tokens.div_ceil(block_tokens);
+            plan.spans.push(SpanPlan {
+                first_token,
+                first_block: plan.blocks.len(),
+                block_tokens,
+                blocks_per_head,
+            });
+            for head in 0..span.heads.len() {
+                for block in 0..blocks_per_head {
+                    let start = block * block_tokens;
+                    let tokens = start..(start + block_tokens).min(span.tokens);
+                    plan.blocks.push(cut(batch, span, index, head, tokens, panels));
+                }
+            }
+            first_token += span.tokens;
+        }
+        plan
+    }
+
+    /// The span of a token of the batch, and its place in that span.
+    pub fn locate(&self, token: usize) -> (usize, usize) {
+        // Spans without tokens share their first token with the span after them.
+        let span = self.spans.partition_point(|span| span.first_token <= token) - 1;
+        (span, token - self.spans[span].first_token)
+    }
+
+    /// The first token of a span in the batch.
+    pub fn first_token(&self, span: usize) -> usize {
+        self.spans[span].first_token
+    }
+
+    /// The block of a token of a span, as an index into `blocks`.
+    pub fn block(&self, span: usize, head: usize, token: usize) -> usize {
+        let span = &self.spans[span];
+        span.first_block + head * span.blocks_per_head + token / span.block_tokens
+    }
+}
+
+impl Block {
+    /// Slots of piece `index`.
+    pub fn slots(&self, index: usize, span: &Span<'_>) -> Range<usize> {
+        let end = span.visible(self.head, self.tokens.end - 1);
+        (index * self.piece)..((index + 1) * self.piece).min(end)
+    }
+}
+
+fn cut(
+    batch: &Batch<'_>,
+    span: &Span<'_>,
+    index: usize,
+    head: usize,
+    tokens: Range<usize>,
+    panels: bool,
+) -> Block {
+    let table = &span.heads[head];
+    let visible = span.visible(head, tokens.end - 1);
+    let most = if panels {
+        PIECE_WORK / (2 * tokens.len() * batch.shape.group() * batch.shape.head_dim())
+    } else {
+        PIECE_BYTES / table.layout.slot_bytes()
+    };
+    let (piece, pieces) = pieces(table, visible, most);
+    Block { span: index, head, tokens, panels, piece, pieces }
+}
+
+/// Cuts `slots` slots into almost equal pieces of about `most` slots that start on page boundaries
+/// where pages are small: `(slots of a piece, pieces)`.
+pub(super) fn pieces(table: &Head<'_>, slots: usize, most: usize) -> (usize, usize) {
+    let pieces = slots.div_ceil(most.max(CHUNK));
+    let page_slots = table.layout.slots;
+    let unit = if page_slots < CHUNK { page_slots } else { CHUNK };
+    let piece = slots.div_ceil(pieces.max(1)).next_multiple_of(unit).max(1);
+    (piece, slots.div_ceil(piece))
+}

@@ -1,0 +1,173 @@
+//! Few queries over many slots (decode): K and V stream by once, straight from the pages.
+
+use std::ops::Range;
+
+use super::{
+    exp::exp2,
+    ops::{MAX_ROWS, Matrix, Walk},
+    side::Side,
+};
+use crate::base::simd::Simd;
+
+/// Slots whose scores are computed before their values are added: large enough to make the softmax
+/// between the two passes cheap, small enough that what one pass prefetches is still cached when the
+/// next one reads it.
+pub(super) const CHUNK: usize = 128;
+
+/// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) of query rows, in base 2: `max` of the
+/// scores so far, `sum` of `2^(score − max)` and `out`, the values weighted alike, not yet divided.
+pub(super) struct State<'a> {
+    pub max: &'a mut [f32],
+    pub sum: &'a mut [f32],
+    /// `[rows][head_dim]`
+    pub out: &'a mut [f32],
+}
+
+/// The maximum of no scores. Finite, so that differences of maxima are never NaN.
+pub(super) const NO_SCORE: f32 = f32::MIN;
+
+impl<'a> State<'a> {
+    /// Values that the state of one row needs.
+    pub fn row_len(head_dim: usize) -> usize {
+        head_dim + 2
+    }
+
+    /// Cuts a buffer of `rows * row_len` values.
+    pub fn new(buffer: &'a mut [f32], rows: usize) -> Self {
+        let (max, rest) = buffer.split_at_mut(rows);
+        let (sum, out) = rest.split_at_mut(rows);
+        Self { max, sum, out }
+    }
+
+    /// Nothing seen yet.
+    pub fn clear(&mut self) {
+        self.max.fill(NO_SCORE);
+        self.sum.fill(0.0);
+        self.out.fill(0.0);
+    }
+
+    fn rows(&mut self, rows: Range<usize>, head_dim: usize) -> State<'_> {
+        State {
+            max: &mut self.max[rows.clone()],
+            sum: &mut self.sum[rows.clone()],
+            out: &mut self.out[rows.start * head_dim..rows.end * head_dim],
+        }
+    }
+}
+
+/// Both sides of a head table.
+pub(super) struct Sides<'a, S: Simd> {
+    pub k: Side<'a, S>,
+    pub v: Side<'a, S>,
+}
+
+/// Adds `slots` of a head to the state of `rows`. `q` is `[all rows][head_dim]`, scaled so that scores
+/// are in base 2.
+pub(super) fn stream<S: Simd>(
+    simd: S,
+    sides: &Sides<'_, S>,
+    slots: Range<usize>,
+    (q, head_dim): (&[f32], usize),
+    rows: Range<usize>,
+    state: &mut State<'_>,
+) {
+    let mut scores = [0f32; MAX_ROWS * CHUNK];
+    let tiles = rows.len().div_ceil(MAX_ROWS);
+    let mut first = slots.start;
+    while first < slots.end {
+        let chunk = first..chunk_end(&sides.k, first, slots.end);
+        for tile in 0..tiles {
+            // Tiles of almost equal size: nine rows are five and four, not eight and one.
+            let at = |tile: usize| rows.start + tile * rows.len() / tiles;
+            let rows = at(tile)..at(tile + 1);
+            let tile_q = &q[rows.start * head_dim..rows.end * head_dim];
+            let mut state = state.rows(rows, head_dim);
+            // Later tiles find the chunk in the cache.
+            let ahead = tile == 0;
+            (sides.k.ops.dot)(
+                simd,
+                Walk {
+                    side: &sides.k,
+                    slots: chunk.clone(),
+                    ahead: ahead.then_some((&sides.v, 0)),
+                },
+                head_dim,
+                tile_q,
+                Matrix { values: &mut scores, stride: CHUNK },
+            );
+            softmax(simd, &mut scores, chunk.len(), head_dim, &mut state);
+            (sides.v.ops.accumulate)(
+                simd,
+                Walk {
+                    side: &sides.v,
+                    slots: chunk.clone(),
+                    ahead: ahead.then_some((&sides.k, chunk.len())),
+                },
+                head_dim,
+                &scores,
+                CHUNK,
+                Matrix { values: state.out, stride: head_dim },
+            );
+        }
+        first = chunk.end;
+    }
+}
+
+/// Where the chunk that starts at slot `first` ends: at the end of a page where pages are small, so
+/// that runs are whole pages.
+pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -> usize {
+    let page_slots = side.page_slots();
+    let limit = first + CHUNK;
+    let boundary = limit / page_slots * page_slots;
+    (if boundary > first { boundary } else { limit }).min(end)
+}
+
+/// Turns each row's `count` scores into weights `2^(score − max)` under its new maximum, and brings
+/// the row's sum and values under that maximum.
+fn softmax<S: Simd>(
+    simd: S,
+    scores: &mut [f32; MAX_ROWS * CHUNK],
+    count: usize,
+    head_dim: usize,
+    state: &mut State<'_>,
+) {
+    assert!(count <= CHUNK && state.out.len() == state.max.len() * head_dim);
+    assert!(state.max.len() == state.sum.len() && head_dim.is_multiple_of(S::LANES));
+    let padded = count.next_multiple_of(S::LANES);
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let rows = scores.chunks_exact_mut(CHUNK).zip(state.out.chunks_exact_mut(head_dim));
+            for (r, (scores, out)) in rows.enumerate() {
+                scores[count..padded].fill(f32::NEG_INFINITY);
+                let scores = &mut scores[..padded];
+                // SAFETY: `scores` and `out` are whole vectors, checked above.
+                unsafe {
+                    let mut max = simd.splat(state.max[r]);
+                    for i in (0..padded).step_by(S::LANES) {
+                        max = simd.max(max, simd.load(scores.as_ptr().add(i)));
+                    }
+                    let (old, new) = (state.max[r], simd.reduce_max(max));
+                    let base = simd.splat(new);
+                    let mut sum = simd.splat(0.0);
+                    for i in (0..padded).step_by(S::LANES) {
+                        let p = scores.as_mut_ptr().add(i);
+                        let weight = exp2(simd, simd.sub(simd.load(p), base));
+                        sum = simd.add(sum, weight);
+                        simd.store(p, weight);
+                    }
+                    let shrink = if new > old { (old - new).exp2() } else { 1.0 };
+                    state.max[r] = new;
+                    state.sum[r] = state.sum[r] * shrink + simd.reduce_add(sum);
+                    if shrink != 1.0 {
+                        let shrink = simd.splat(shrink);
+                        for c in (0..head_dim).step_by(S::LANES) {
+                            let p = out.as_mut_ptr().add(c);
+                            simd.store(p, simd.mul(simd.load(p), shrink));
+                        }
+                    }
+                }
+            }
+        },
+    );
+}

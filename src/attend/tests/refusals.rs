@@ -1,0 +1,112 @@
+//! Each bad input gives its error and leaves the output alone.
+
+use super::*;
+use crate::{
+    attend::{CpuAttention, Reference},
+    base::simd::Isa,
+};
+
+/// Runs both backends on a batch with `heads`, tokens, and buffer lengths made by `f`.
+fn refuse(f: impl Fn(&mut Case)) -> AttendError {
+    let shape = CacheShape::new(1, 2, 4, 64).unwrap();
+    let layout = PageLayout::new(PageFormat::default(), 64, 4096).unwrap();
+    let mut case = Case {
+        shape,
+        layout,
+        pages: vec![0, 1, 2],
+        slots: 40,
+        heads: 2,
+        tokens: 3,
+        lens: [3 * 4 * 64, 3 * 4 * 64, 3 * 4],
+    };
+    assert_eq!(case.run(), Ok(()), "the case is good before it is spoilt");
+    f(&mut case);
+    case.run().unwrap_err()
+}
+
+struct Case {
+    shape: CacheShape,
+    layout: PageLayout,
+    pages: Vec<u32>,
+    slots: usize,
+    heads: usize,
+    tokens: usize,
+    /// q, out, lse
+    lens: [usize; 3],
+}
+
+impl Case {
+    fn run(&self) -> Result<(), AttendError> {
+        let store = HostStore::new(3, 4096).unwrap();
+        let head = Head { pages: &self.pages, slots: self.slots, layout: &self.layout };
+        let heads = vec![head; self.heads];
+        let spans = [Span { tokens: self.tokens, heads: &heads }];
+        let q = vec![0.0; self.lens[0]];
+        let batch = Batch { shape: self.shape, spans: &spans, q: &q };
+        let backends: [&dyn Attention<HostStore>; 2] = [&Reference, &CpuAttention::new()];
+        let results = backends.map(|backend| {
+            let mut out = vec![7.0; self.lens[1]];
+            let mut lse = vec![7.0; self.lens[2]];
+            let mut scores = SlotScores::new(1, Reduce::Group);
+            let output = Output { out: &mut out, lse: &mut lse, scores: Some(&mut scores) };
+            let result = backend.attend(&store, &batch, output);
+            if result.is_err() {
+                assert!(out.iter().chain(&lse).all(|&x| x == 7.0));
+            }
+            result
+        });
+        let [reference, cpu] = results;
+        assert_eq!(reference, cpu);
+        cpu
+    }
+}
+
+#[test]
+fn lengths() {
+    for (i, what) in ["q", "out", "lse"].into_iter().enumerate() {
+        let error = refuse(|case| case.lens[i] += 1);
+        assert!(matches!(error, AttendError::WrongLength { what: w, .. } if w == what), "{error}");
+    }
+    assert_eq!(refuse(|case| case.lens[2] = 0).to_string(), "lse has 0 values, expected 12");
+    assert!(matches!(refuse(|case| case.tokens = 4), AttendError::WrongLength { what: "q", .. }));
+    let huge = refuse(|case| case.tokens = usize::MAX / 2);
+    assert_eq!(huge, AttendError::TooLarge { tokens: usize::MAX / 2 });
+}
+
+#[test]
+fn tables() {
+    let heads = AttendError::WrongHeads { span: 0, got: 1, expected: 2 };
+    assert_eq!(refuse(|case| case.heads = 1), heads);
+    let page = AttendError::NoSuchPage { span: 0, head: 0, page: 3, pages: 3 };
+    assert_eq!(refuse(|case| case.pages[1] = 3), page);
+    assert!(matches!(
+        refuse(|case| case.slots = 49),
+        AttendError::TooFewPages { slots: 49, pages: 3, page_slots: 16, .. }
+    ));
+    assert!(matches!(refuse(|case| case.slots = usize::MAX), AttendError::TooFewPages { .. }));
+}
+
+#[test]
+fn layouts() {
+    let layout = |head_dim, bytes| PageLayout::new(PageFormat::default(), head_dim, bytes).unwrap();
+    let error = refuse(|case| case.layout = layout(128, 4096));
+    assert_eq!(error, AttendError::WrongHeadDim { span: 0, head: 0, layout: 128, shape: 64 });
+    let error = refuse(|case| case.layout = layout(64, 8192));
+    assert_eq!(error, AttendError::WrongPageBytes { span: 0, head: 0, layout: 8192, store: 4096 });
+    for forge in [
+        (|l| l.slots += 1) as fn(&mut PageLayout),
+        |l| l.v.payload += 16,
+        |l| l.k.payload_stride *= 2,
+        |l| l.format.k = SlotFormat::F32,
+        |l| l.slots = 0,
+    ] {
+        let error = refuse(|case| forge(&mut case.layout));
+        assert_eq!(error, AttendError::ForgedLayout { span: 0, head: 0 });
+    }
+}
+
+#[test]
+fn instruction_sets() {
+    let foreign = if cfg!(target_arch = "x86_64") { Isa::Neon } else { Isa::Avx2 };
+    assert_eq!(CpuAttention::with_isa(foreign).unwrap_err(), AttendError::NoSuchIsa(foreign));
+}

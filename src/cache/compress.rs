@@ -1,0 +1,195 @@
+//! Compression: scores, schedule, moves, freed pages.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+
+use super::{CacheError, KvCache, KvSequence};
+use crate::{
+    base::CacheShape,
+    evict::{
+        Budget, EvictionPlan, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan,
+        quantize,
+    },
+    plan::{HeadRewrite, Rewrite, Sequence},
+    store::{HostStore, PageStore, TablePages},
+};
+
+/// How a sequence is compressed.
+#[derive(Clone)]
+pub struct Compression {
+    /// Which slots matter.
+    pub scorer: Arc<dyn Scorer>,
+    /// What stays whatever it scores, and how pages are chosen.
+    pub policy: Policy,
+    /// How much is kept.
+    pub budget: Budget,
+}
+
+/// What a compression did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Compressed {
+    /// Pages that the plan asked for, all of which left the sequence's tables.
+    pub pages_freed: usize,
+    /// Slots that were dropped.
+    pub slots_evicted: usize,
+    /// Slots that were copied into holes.
+    pub slots_moved: usize,
+    /// Shared pages that were copied first.
+    pub pages_copied: usize,
+}
+
+impl std::fmt::Debug for Compression {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compression")
+            .field("scorer", &self.scorer.name())
+            .field("policy", &self.policy)
+            .field("budget", &self.budget)
+            .finish()
+    }
+}
+
+pub(super) fn compress(
+    cache: &mut KvCache,
+    sequence: &mut KvSequence,
+    compression: &Compression,
+) -> Result<Compressed, CacheError> {
+    let Compression { scorer, policy, budget } = compression;
+    let extents: Vec<HeadExtent> = sequence.extents();
+    let tokens = sequence.tokens();
+    let wanted = budget.pages_to_free(&extents, tokens, policy)?;
+    if wanted == 0 {
+        let (pages_freed, slots_evicted, slots_moved, pages_copied) = (0, 0, 0, 0);
+        return Ok(Compressed { pages_freed, slots_evicted, slots_moved, pages_copied });
+    }
+    let computed;
+    let scores: &[Vec<Score>] = if scorer.needs().attention_window.is_some() {
+        let watch = sequence.watch.as_ref().filter(|w| w.scorer.name() == scorer.name());
+        &watch.ok_or(CacheError::NotObserved { scorer: scorer.name() })?.scores
+    } else {
+        computed = score_heads(cache.shape, &cache.store, sequence, scorer.as_ref())?;
+        &computed
+    };
+    let heads: Vec<HeadSlots<'_>> = (sequence.tables.heads().zip(scores).zip(&extents))
+        .map(|((table, scores), extent)| HeadSlots {
+            scores,
+            positions: table.positions,
+            slots_per_page: extent.slots_per_page,
+        })
+        .collect();
+    let plan = plan(&heads, tokens, policy, wanted)?;
+    drop(heads);
+
+    let rewrite = cache.manager.rewrite(&mut sequence.tables, rewrites(&plan))?;
+    let pages_copied = rewrite.copies().len();
+    move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
+    let pages_freed = rewrite.commit().len();
+    debug_assert_eq!(pages_freed, plan.pages_freed());
+    if let Some(watch) = &mut sequence.watch {
+        plan.apply_to(&mut watch.scores)?;
+        watch.scores.iter_mut().for_each(|scores| scores.shrink_to(scores.len() + 64));
+    }
+    cache.settle();
+    Ok(Compressed {
+        pages_freed,
+        slots_evicted: plan.victims(),
+        slots_moved: plan.moves(),
+        pages_copied,
+    })
+}
+
+pub(super) fn truncate(
+    cache: &mut KvCache,
+    sequence: &mut KvSequence,
+    tokens: usize,
+) -> Result<(), CacheError> {
+    let rewrite = cache.manager.truncate(&mut sequence.tables, tokens)?;
+    move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
+    if let Some(watch) = &mut sequence.watch {
+        for head in rewrite.heads() {
+            let scores = &mut watch.scores[head.head];
+            // A step that was rolled back may have left scores of slots that are gone.
+            head.moves.iter().for_each(|m| scores[m.to as usize] = scores[m.from as usize]);
+            scores.truncate(head.slots_after);
+        }
+    }
+    rewrite.commit();
+    cache.settle();
+    Ok(())
+}
+
+/// Scores of all slots from what the pages hold, head by head on all threads.
+fn score_heads(
+    shape: CacheShape,
+    store: &HostStore,
+    sequence: &KvSequence,
+    scorer: &dyn Scorer,
+) -> Result<Vec<Vec<Score>>, CacheError> {
+    let tables: Vec<_> = sequence.tables.heads().enumerate().collect();
+    let score = |(head, table): (usize, crate::plan::HeadTable<'_>)| {
+        let mut keys = Vec::new();
+        if scorer.needs().keys {
+            keys.resize(table.slots * shape.head_dim(), 0.0);
+            let pages = TablePages { pages: table.pages, layout: sequence.layouts.of(head) };
+            store.read_keys(pages, 0, &mut keys)?;
+        }
+        let context = HeadContext {
+            head,
+            logical_len: sequence.tokens(),
+            positions: table.positions,
+            head_dim: shape.head_dim(),
+            group: shape.group(),
+            keys: scorer.needs().keys.then_some(&keys[..]),
+            attention: None,
+        };
+        let mut values = vec![0.0; table.slots];
+        scorer.score(&context, &mut values)?;
+        let mut scores = vec![Score::ZERO; table.slots];
+        quantize(&values, &mut scores)?;
+        Ok(scores)
+    };
+    tables.into_par_iter().map(score).collect()
+}
+
+/// The planner's view of an eviction.
+fn rewrites(plan: &EvictionPlan) -> Vec<HeadRewrite> {
+    let changed = plan.heads().iter().enumerate().filter(|(_, head)| !head.is_untouched());
+    changed
+        .map(|(head, plan)| HeadRewrite {
+            head,
+            slots_after: plan.slots_after(),
+            moves: plan.moves().to_vec(),
+        })
+        .collect()
+}
+
+/// Makes the copies and the moves of a rewrite.
+fn move_bytes(
+    store: &mut HostStore,
+    layouts: &super::HeadLayouts,
+    rewrite: &Rewrite<'_>,
+) -> Result<(), CacheError> {
+    let copies: Vec<(u32, u32)> = rewrite.copies().iter().map(|c| (c.from, c.to)).collect();
+    store.copy_pages(&copies)?;
+    let sequence: &Sequence = rewrite.sequence();
+    for head in rewrite.heads() {
+        let table = sequence.head(head.head);
+        let pages = TablePages { pages: table.pages, layout: layouts.of(head.head) };
+        store.move_slots(pages, &head.moves)?;
+    }
+    Ok(())
+}
+
+impl KvSequence {
+    /// Slots and slots per page of each head, as budgets see them.
+    pub(crate) fn extents(&self) -> Vec<HeadExtent> {
+        let plan = self.tables.plan();
+        let tables = self.tables.heads().enumerate();
+        tables
+            .map(|(head, table)| HeadExtent {
+                slots: table.slots,
+                slots_per_page: plan.slots_per_page(head),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,82 @@
+//! What a cache refuses.
+
+use thiserror::Error;
+
+use crate::{
+    attend::AttendError,
+    evict::EvictError,
+    format::LayoutError,
+    plan::{AuditError, PlanError},
+    store::StoreError,
+};
+
+/// A call the cache did not carry out; every page is where it was.
+#[derive(Clone, Debug, PartialEq, Error)]
+pub enum CacheError {
+    /// The planner refused.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// A page format and a page size do not fit.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The store refused.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Attention refused.
+    #[error(transparent)]
+    Attend(#[from] AttendError),
+    /// Eviction refused.
+    #[error(transparent)]
+    Evict(#[from] EvictError),
+    /// Pages are not accounted for: a defect of this library.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// Memory for less than one page of every head.
+    #[error(
+        "{bytes} bytes of KV memory hold {pages} pages, one page for each of {heads} heads is the least"
+    )]
+    TooLittleMemory {
+        /// Bytes offered.
+        bytes: usize,
+        /// Pages that fit in them.
+        pages: usize,
+        /// KV heads over all layers.
+        heads: usize,
+    },
+    /// A format map with the wrong number of heads, or an index beyond it.
+    #[error("no head {head} in a format map of {layers} layers × {kv_heads} KV heads")]
+    NoSuchHead {
+        /// The index asked for, among all heads; or the heads of a map for another shape.
+        head: usize,
+        /// Layers of the shape.
+        layers: usize,
+        /// KV heads per layer of the shape.
+        kv_heads: usize,
+    },
+    /// A layer out of order, or one the shape does not have.
+    #[error("layer {got} given to a step that expects layer {expected} of {layers}")]
+    LayerOrder {
+        /// The layer given.
+        got: usize,
+        /// The layer whose turn it is.
+        expected: usize,
+        /// Layers of the shape.
+        layers: usize,
+    },
+    /// K, V, queries or output of the wrong length.
+    #[error("{what} has {got} values, expected {expected}")]
+    WrongLength {
+        /// Which argument.
+        what: &'static str,
+        /// Its length in values.
+        got: usize,
+        /// The length that fits.
+        expected: usize,
+    },
+    /// An attention-based scorer asked for a sequence that never collected attention.
+    #[error("the {scorer} scorer needs attention, which the sequence did not observe")]
+    NotObserved {
+        /// The scorer's name.
+        scorer: &'static str,
+    },
+}

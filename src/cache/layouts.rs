@@ -1,0 +1,95 @@
+//! Which head stores its slots in which format.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::CacheError;
+use crate::{
+    base::CacheShape,
+    format::{PageFormat, PageLayout},
+    plan::TablePlan,
+};
+
+/// The page format of every head: one for all, and exceptions.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct FormatMap {
+    default: PageFormat,
+    /// By index among all heads ([`CacheShape::head_index`]).
+    exceptions: BTreeMap<usize, PageFormat>,
+}
+
+impl FormatMap {
+    /// The same format for every head.
+    pub fn uniform(format: PageFormat) -> Self {
+        Self { default: format, exceptions: BTreeMap::new() }
+    }
+
+    /// Gives one head (an index among all heads) a format of its own.
+    pub fn with(mut self, head: usize, format: PageFormat) -> Self {
+        self.exceptions.insert(head, format);
+        self
+    }
+
+    /// The format of a head.
+    pub fn of(&self, head: usize) -> PageFormat {
+        self.exceptions.get(&head).copied().unwrap_or(self.default)
+    }
+}
+
+/// The layouts of all heads' pages, made from a [`FormatMap`].
+#[derive(Debug)]
+pub struct HeadLayouts {
+    formats: FormatMap,
+    layouts: Vec<PageLayout>,
+    /// For each head its index in `layouts`, which are few.
+    of_head: Vec<u16>,
+    plan: Arc<TablePlan>,
+}
+
+impl HeadLayouts {
+    /// Lays out the pages of every head of `shape` in `page_bytes` bytes.
+    pub fn new(
+        shape: CacheShape,
+        formats: &FormatMap,
+        page_bytes: usize,
+    ) -> Result<Self, CacheError> {
+        let heads = shape.heads();
+        if let Some((&head, _)) = formats.exceptions.range(heads..).next() {
+            let (layers, kv_heads) = (shape.layers(), shape.kv_heads());
+            return Err(CacheError::NoSuchHead { head, layers, kv_heads });
+        }
+        let mut layouts: Vec<PageLayout> = Vec::new();
+        let mut of_head = Vec::with_capacity(heads);
+        for head in 0..heads {
+            let format = formats.of(head);
+            let known = layouts.iter().position(|layout| layout.format == format);
+            let index = match known {
+                Some(index) => index,
+                None => {
+                    layouts.push(PageLayout::new(format, shape.head_dim(), page_bytes)?);
+                    layouts.len() - 1
+                }
+            };
+            of_head.push(index as u16);
+        }
+        let slots = of_head.iter().map(|&index| layouts[index as usize].slots);
+        let plan = Arc::new(TablePlan::new(slots)?);
+        Ok(Self { formats: formats.clone(), layouts, of_head, plan })
+    }
+
+    /// The layout of a head's pages.
+    pub fn of(&self, head: usize) -> &PageLayout {
+        &self.layouts[self.of_head[head] as usize]
+    }
+
+    /// The formats that these layouts came from.
+    pub fn formats(&self) -> &FormatMap {
+        &self.formats
+    }
+
+    /// The slots per page of each head.
+    pub fn plan(&self) -> &Arc<TablePlan> {
+        &self.plan
+    }
+}

@@ -1,0 +1,404 @@
+//! The cache against plain vectors of K and V and the textbook formula.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    evict::{Allocation, Budget, Cost, EvictError, Policy, ScorerKind},
+    format::{PageFormat, SlotFormat},
+    plan::PoolError,
+};
+
+/// A model with two layers and ragged query groups, and everything it ever appended.
+struct Model {
+    shape: CacheShape,
+    random: u64,
+}
+
+/// What a sequence was given: for each head, the rows of each token in order.
+#[derive(Clone, Default)]
+struct History {
+    k: Vec<Vec<Vec<f32>>>,
+    v: Vec<Vec<Vec<f32>>>,
+}
+
+impl Model {
+    fn new(seed: u64) -> Self {
+        Self { shape: CacheShape::new(2, 2, 6, 32).unwrap(), random: seed | 1 }
+    }
+
+    fn values(&mut self, count: usize) -> Vec<f32> {
+        (0..count)
+            .map(|_| {
+                self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
+                (self.random >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    fn history(&self) -> History {
+        let heads = vec![Vec::new(); self.shape.heads()];
+        History { k: heads.clone(), v: heads }
+    }
+
+    /// Runs a step and compares every output with softmax attention over the tokens that the tables
+    /// say are held.
+    fn step(
+        &mut self,
+        cache: &mut KvCache,
+        members: &mut [(&mut KvSequence, &mut History, usize)],
+        tolerance: f64,
+    ) -> Result<(), CacheError> {
+        let shape = self.shape;
+        let tokens: usize = members.iter().map(|m| m.2).sum();
+        let mut inputs = Vec::new();
+        for _ in 0..shape.layers() {
+            let q = self.values(tokens * shape.query_heads() * shape.head_dim());
+            let (k, v) = (self.values(tokens * shape.row()), self.values(tokens * shape.row()));
+            inputs.push((q, k, v));
+        }
+        let mut outputs = Vec::new();
+        let mut step = cache.step(members.iter_mut().map(|m| (&mut *m.0, m.2)))?;
+        for (layer, (q, k, v)) in inputs.iter().enumerate() {
+            let mut out = vec![f32::NAN; q.len()];
+            step.attend(layer, q, k, v, &mut out)?;
+            outputs.push(out);
+        }
+        step.commit()?;
+
+        let mut first = 0;
+        for (sequence, history, tokens) in members {
+            for (layer, ((q, k, v), out)) in inputs.iter().zip(&outputs).enumerate() {
+                for kv_head in 0..shape.kv_heads() {
+                    let head = shape.head_index(layer, kv_head);
+                    for token in first..first + *tokens {
+                        let row = (token * shape.kv_heads() + kv_head) * shape.head_dim();
+                        history.k[head].push(k[row..row + shape.head_dim()].to_vec());
+                        history.v[head].push(v[row..row + shape.head_dim()].to_vec());
+                    }
+                    let table = sequence.tables().head(head);
+                    for token in 0..*tokens {
+                        let position = sequence.tokens() - *tokens + token;
+                        let seen: Vec<usize> = (0..table.slots)
+                            .map(|slot| table.position(slot))
+                            .filter(|&p| p <= position)
+                            .collect();
+                        for g in 0..shape.group() {
+                            let query =
+                                (first + token) * shape.query_heads() + kv_head * shape.group() + g;
+                            let at = query * shape.head_dim()..(query + 1) * shape.head_dim();
+                            let want = attend(&q[at.clone()], &seen, history, head);
+                            for (got, want) in out[at].iter().zip(want) {
+                                let error = (f64::from(*got) - want).abs();
+                                assert!(error <= tolerance, "{got} {want}");
+                            }
+                        }
+                    }
+                }
+            }
+            first += *tokens;
+        }
+        Ok(())
+    }
+}
+
+fn attend(q: &[f32], seen: &[usize], history: &History, head: usize) -> Vec<f64> {
+    let dot = |k: &[f32]| q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+    let scale = 1.0 / (q.len() as f64).sqrt();
+    let weights: Vec<f64> =
+        seen.iter().map(|&p| (dot(&history.k[head][p]) * scale).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    let mut out = vec![0.0; q.len()];
+    for (&p, weight) in seen.iter().zip(&weights) {
+        for (o, v) in out.iter_mut().zip(&history.v[head][p]) {
+            *o += weight / sum * f64::from(*v);
+        }
+    }
+    out
+}
+
+fn cache(model: &Model, formats: FormatMap, pages: usize) -> KvCache {
+    let config = CacheConfig {
+        shape: model.shape,
+        block_tokens: 4,
+        formats,
+        capacity: Capacity::Pages(pages),
+    };
+    KvCache::new(&config).unwrap()
+}
+
+/// Every head in a format of its own.
+fn mixed() -> FormatMap {
+    let format = |k, v| PageFormat { k, v };
+    FormatMap::uniform(PageFormat::both(SlotFormat::F32))
+        .with(1, PageFormat::both(SlotFormat::F16))
+        .with(2, format(SlotFormat::I8, SlotFormat::Bf16))
+        .with(3, format(SlotFormat::F16, SlotFormat::I8))
+}
+
+fn compression(scorer: ScorerKind, budget: Budget) -> Compression {
+    let policy = Policy { sinks: 2, window: 3, ..Policy::default() };
+    Compression { scorer: Arc::from(scorer.build()), policy, budget }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Prefill in chunks, decode, fork, compress and truncate in any order: attention always equals the
+    /// formula over the tokens the tables name, and every page is accounted for.
+    #[test]
+    fn attention_sees_what_the_tables_name(
+        seed in any::<u64>(),
+        ops in prop::collection::vec((0u8..6, 0usize..8, 1usize..20), 1..25),
+        f32_only in any::<bool>(),
+    ) {
+        let mut model = Model::new(seed);
+        let uniform = FormatMap::uniform(PageFormat::both(SlotFormat::F32));
+        let formats = if f32_only { uniform } else { mixed() };
+        let tolerance = if f32_only { 1e-5 } else { 0.02 };
+        let mut cache = cache(&model, formats, 400);
+        let mut live: Vec<(KvSequence, History)> = Vec::new();
+        for (op, which, amount) in ops {
+            if op == 0 || live.is_empty() {
+                let mut sequence = cache.sequence();
+                sequence.observe(Arc::from(ScorerKind::KvCompress.build()));
+                live.push((sequence, model.history()));
+                continue;
+            }
+            let which = which % live.len();
+            match op {
+                1 | 2 => {
+                    let mut members: Vec<_> =
+                        live.iter_mut().map(|(s, h)| (s, h, 1)).collect();
+                    members[which].2 = if op == 1 { amount } else { 1 };
+                    match model.step(&mut cache, &mut members, tolerance) {
+                        Ok(()) => {}
+                        Err(CacheError::Plan(error)) => {
+                            let full = matches!(error, PlanError::Pool(PoolError::OutOfPages { .. }));
+                            prop_assert!(full, "{}", error);
+                        }
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                3 => {
+                    let fork = cache.fork(&live[which].0).unwrap();
+                    let history = live[which].1.clone();
+                    live.push((fork, history));
+                }
+                4 => {
+                    let kinds = ScorerKind::ALL;
+                    let kind = kinds[amount % kinds.len()];
+                    let before = live[which].0.tables().pages();
+                    let budget = Budget::Ratio(1.0 + amount as f64 / 4.0);
+                    match cache.compress(&mut live[which].0, &compression(kind, budget)) {
+                        Ok(done) => {
+                            let after = live[which].0.tables().pages();
+                            prop_assert_eq!(before - after, done.pages_freed);
+                        }
+                        Err(CacheError::Evict(_)) => {
+                            prop_assert_eq!(live[which].0.tables().pages(), before);
+                        }
+                        Err(CacheError::Plan(PlanError::Pool(PoolError::OutOfPages { .. }))) => {}
+                        Err(error) => panic!("{error}"),
+                    }
+                }
+                _ => {
+                    let keep = live[which].0.tokens().saturating_sub(amount);
+                    let (sequence, history) = &mut live[which];
+                    if cache.truncate(sequence, keep).is_ok() {
+                        let rows = history.k.iter_mut().chain(&mut history.v);
+                        rows.for_each(|head| head.truncate(keep));
+                    }
+                }
+            }
+            for (sequence, _) in &live {
+                for (head, table) in sequence.tables().heads().enumerate() {
+                    prop_assert_eq!(sequence.scores(head).unwrap().len(), table.slots);
+                }
+            }
+            cache.audit(live.iter().map(|(s, _)| s)).unwrap();
+        }
+        live.clear();
+        cache.settle();
+        prop_assert_eq!(cache.stats().free, 400);
+    }
+}
+
+/// A sequence of `tokens` tokens in `chunks`, with its history.
+fn prefilled(
+    model: &mut Model,
+    cache: &mut KvCache,
+    chunks: &[usize],
+    scorer: ScorerKind,
+) -> (KvSequence, History) {
+    let mut sequence = cache.sequence();
+    sequence.observe(Arc::from(scorer.build()));
+    let mut history = model.history();
+    for &chunk in chunks {
+        model.step(cache, &mut [(&mut sequence, &mut history, chunk)], 0.02).unwrap();
+    }
+    (sequence, history)
+}
+
+#[test]
+fn a_batch_frees_exactly_what_each_plan_said() {
+    for scorer in ScorerKind::ALL {
+        for cost in [Cost::MaxVictim, Cost::SumVictims] {
+            for allocation in [Allocation::Global, Allocation::PerHead] {
+                let mut model = Model::new(7);
+                let mut cache = cache(&model, mixed(), 2000);
+                let mut batch: Vec<_> = (0..8)
+                    .map(|i| prefilled(&mut model, &mut cache, &[30 + 5 * i], scorer).0)
+                    .collect();
+                let policy = Policy { sinks: 2, window: 3, cost, allocation, ..Policy::default() };
+                let compression = Compression {
+                    scorer: Arc::from(scorer.build()),
+                    policy,
+                    budget: Budget::Ratio(3.0),
+                };
+                for sequence in &mut batch {
+                    let held = cache.stats().held;
+                    let extents = sequence.extents();
+                    let asked =
+                        compression.budget.pages_to_free(&extents, sequence.tokens(), &policy);
+                    let done = cache.compress(sequence, &compression).unwrap();
+                    assert_eq!(Ok(done.pages_freed), asked, "{scorer:?}");
+                    assert_eq!(held - cache.stats().held, done.pages_freed);
+                    for table in sequence.tables().heads() {
+                        let positions = table.positions.to_vec(table.slots);
+                        let newest = sequence.tokens() as u32 - 3..sequence.tokens() as u32;
+                        assert!((0..2).chain(newest).all(|p| positions.contains(&p)));
+                    }
+                }
+                cache.audit(&batch).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn chunks_do_not_change_the_scores() {
+    let run = |chunks: &[usize]| {
+        let mut model = Model::new(3);
+        let shape = model.shape;
+        let tokens: usize = chunks.iter().sum();
+        let mut cache = cache(&model, FormatMap::uniform(PageFormat::both(SlotFormat::F32)), 400);
+        let mut sequence = cache.sequence();
+        sequence.observe(Arc::from(ScorerKind::KvCompress.build()));
+        // The same rows whatever the chunks.
+        let rows: Vec<_> = (0..shape.layers())
+            .map(|_| {
+                let q = model.values(tokens * shape.query_heads() * shape.head_dim());
+                (q, model.values(tokens * shape.row()), model.values(tokens * shape.row()))
+            })
+            .collect();
+        let mut first = 0;
+        for &chunk in chunks {
+            let mut step = cache.step([(&mut sequence, chunk)]).unwrap();
+            for (layer, (q, k, v)) in rows.iter().enumerate() {
+                let width = shape.query_heads() * shape.head_dim();
+                let mut out = vec![0.0; chunk * width];
+                let q = &q[first * width..(first + chunk) * width];
+                let at = first * shape.row()..(first + chunk) * shape.row();
+                step.attend(layer, q, &k[at.clone()], &v[at], &mut out).unwrap();
+            }
+            step.commit().unwrap();
+            first += chunk;
+        }
+        (0..shape.heads()).map(|h| sequence.scores(h).unwrap().to_vec()).collect::<Vec<_>>()
+    };
+    let (whole, pieces) = (run(&[90]), run(&[17, 33, 40]));
+    for (a, b) in whole.iter().flatten().zip(pieces.iter().flatten()) {
+        let (a, b) = (a.to_f32(), b.to_f32());
+        assert!((a - b).abs() <= 2e-3 * a.max(b), "{a} {b}");
+    }
+}
+
+#[test]
+fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
+    let mut model = Model::new(11);
+    let mut cache = cache(&model, mixed(), 300);
+    let (sequence, _) = prefilled(&mut model, &mut cache, &[20, 1, 1, 13], ScorerKind::KvCompress);
+    // f32 pages hold half the slots of f16 pages of the same bytes, i8 nearly twice.
+    let pages: Vec<usize> = sequence.tables().heads().map(|t| t.pages.len()).collect();
+    assert!(pages[0] > pages[1] && pages[1] > pages[2], "{pages:?}");
+    assert_eq!(cache.stats().held, pages.iter().sum::<usize>());
+}
+
+#[test]
+fn a_step_that_is_dropped_leaves_no_trace() {
+    let mut model = Model::new(5);
+    let mut cache = cache(&model, mixed(), 300);
+    let (mut sequence, mut history) =
+        prefilled(&mut model, &mut cache, &[10], ScorerKind::KvCompress);
+    let (pages, free) = (sequence.tables().pages(), cache.stats().free);
+    let shape = model.shape;
+    let mut step = cache.step([(&mut sequence, 9)]).unwrap();
+    let q = model.values(9 * shape.query_heads() * shape.head_dim());
+    let (k, v) = (model.values(9 * shape.row()), model.values(9 * shape.row()));
+    let mut out = vec![0.0; q.len()];
+    step.attend(0, &q, &k, &v, &mut out).unwrap();
+    assert_eq!(
+        step.attend(0, &q, &k, &v, &mut out),
+        Err(CacheError::LayerOrder { got: 0, expected: 1, layers: 2 })
+    );
+    assert!(matches!(
+        step.attend(1, &q[1..], &k, &v, &mut out),
+        Err(CacheError::WrongLength { what: "q", .. })
+    ));
+    let error = step.commit().unwrap_err();
+    assert_eq!(error, CacheError::LayerOrder { got: 2, expected: 1, layers: 2 });
+    assert_eq!((sequence.tokens(), sequence.tables().pages()), (10, pages));
+    assert_eq!(cache.stats().free, free);
+    model.step(&mut cache, &mut [(&mut sequence, &mut history, 9)], 0.02).unwrap();
+    cache.audit([&sequence]).unwrap();
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let mut model = Model::new(5);
+    let mut cache = cache(&model, mixed(), 300);
+    let (mut sequence, _) = prefilled(&mut model, &mut cache, &[40], ScorerKind::KvCompress);
+    let before = cache.stats();
+    for (budget, scorer) in [
+        (Budget::Ratio(0.0), ScorerKind::KvCompress),
+        (Budget::Ratio(f64::NAN), ScorerKind::KvCompress),
+        (Budget::Ratio(1e9), ScorerKind::KeyDiff),
+        (Budget::Pages(0), ScorerKind::Random),
+        (Budget::TokensPerHead(4), ScorerKind::Random),
+    ] {
+        let refused = cache.compress(&mut sequence, &compression(scorer, budget));
+        assert!(matches!(refused, Err(CacheError::Evict(_))), "{budget:?}: {refused:?}");
+    }
+    assert!(matches!(
+        cache.compress(&mut sequence, &compression(ScorerKind::Random, Budget::Pages(1))),
+        Err(CacheError::Evict(EvictError::Infeasible { .. }))
+    ));
+    let mut blind = cache.sequence();
+    let unseen = compression(ScorerKind::KvCompress, Budget::Ratio(2.0));
+    assert!(cache.compress(&mut blind, &unseen).is_ok(), "nothing to free, nothing to know");
+    sequence.observe(Arc::from(ScorerKind::Random.build()));
+    assert_eq!(
+        cache.compress(&mut sequence, &unseen),
+        Err(CacheError::NotObserved { scorer: "kv-compress" })
+    );
+    assert_eq!(cache.stats(), before);
+    let config = |tokens, capacity| CacheConfig {
+        block_tokens: tokens,
+        capacity,
+        ..CacheConfig::new(model.shape, 1)
+    };
+    assert!(matches!(
+        KvCache::new(&config(16, Capacity::Bytes(1000))),
+        Err(CacheError::TooLittleMemory { .. })
+    ));
+    assert!(matches!(KvCache::new(&config(0, Capacity::Pages(100))), Err(CacheError::Layout(_))));
+    assert!(matches!(
+        cache.sequence_with(
+            &FormatMap::uniform(PageFormat::default()).with(4, PageFormat::default())
+        ),
+        Err(CacheError::NoSuchHead { head: 4, .. })
+    ));
+}

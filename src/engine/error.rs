@@ -1,0 +1,220 @@
+//! What can go wrong between a model file and its next token.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::sampling::SamplingError;
+use crate::base::ShapeError;
+
+/// A model file that cannot be used.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ModelError {
+    /// The file cannot be opened or read.
+    #[error("cannot read the model file {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file does not begin with the GGUF magic and a known version.
+    #[error("{path} is not a GGUF file of version 1 to 3")]
+    NotGguf {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file ends inside its header.
+    #[error("{path} is truncated: its header runs past its {bytes} bytes")]
+    TruncatedHeader {
+        /// The file.
+        path: PathBuf,
+        /// The file's length.
+        bytes: u64,
+    },
+    /// The header is not what the GGUF specification allows.
+    #[error("the GGUF header of {path} is malformed: {reason}")]
+    MalformedHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor's bytes are not all in the file.
+    #[error("{path} is truncated: tensor {tensor} ends at byte {end}, the file has {bytes}")]
+    TruncatedTensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// One past the tensor's last byte.
+        end: u128,
+        /// The file's length.
+        bytes: u64,
+    },
+    /// Another architecture than Llama.
+    #[error("model architecture {0:?} is not supported, only \"llama\" is")]
+    Architecture(String),
+    /// A metadata key that the architecture needs is not there.
+    #[error("the model file has no metadata key {0}")]
+    MissingKey(String),
+    /// A metadata value of another type or range than its key asks for.
+    #[error("metadata key {key} is {found}, expected {expected}")]
+    BadValue {
+        /// The key.
+        key: String,
+        /// What the key should hold.
+        expected: &'static str,
+        /// What it holds.
+        found: String,
+    },
+    /// A tensor that the architecture needs is not there.
+    #[error("the model file has no tensor {0}")]
+    MissingTensor(String),
+    /// A tensor that a plain Llama model does not have: leaving it out would give wrong numbers.
+    #[error("tensor {0} is not part of a plain Llama model")]
+    UnexpectedTensor(String),
+    /// A tensor with other dimensions than the metadata asks for (rows first).
+    #[error("tensor {tensor} has shape {found:?}, expected {expected:?}")]
+    TensorShape {
+        /// The tensor.
+        tensor: String,
+        /// Dimensions by the metadata.
+        expected: Vec<usize>,
+        /// Dimensions in the file.
+        found: Vec<usize>,
+    },
+    /// A tensor whose encoding candle cannot decode.
+    #[error("cannot decode tensor {tensor}: {reason}")]
+    TensorData {
+        /// The tensor.
+        tensor: String,
+        /// What candle said.
+        reason: String,
+    },
+    /// RoPE with a scaling that is not implemented.
+    #[error("RoPE scaling {0:?} is not supported, only none and linear are")]
+    RopeScaling(String),
+    /// A feature of the architecture that is not implemented.
+    #[error("this Llama model uses {0}, which is not supported")]
+    Unsupported(&'static str),
+    /// A shape that no KV cache can have.
+    #[error("the model's attention shape does not fit a KV cache: {0}")]
+    Shape(#[from] ShapeError),
+    /// The vocabulary is unusable.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+}
+
+/// A vocabulary that cannot be used, or ids outside it.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TokenizerError {
+    /// `tokenizer.ggml.model` is not byte-level BPE.
+    #[error("tokenizer model {0:?} is not supported, only byte-level BPE (\"gpt2\") is")]
+    Model(String),
+    /// `tokenizer.ggml.pre` names a pre-tokenizer that is not implemented.
+    #[error("pre-tokenizer {0:?} is not supported")]
+    PreTokenizer(String),
+    /// A merge rule that is not two tokens and one space between them.
+    #[error("merge rule {index} is not two tokens: {rule:?}")]
+    Merge {
+        /// Which rule.
+        index: usize,
+        /// The rule.
+        rule: String,
+    },
+    /// Two ids share one token text.
+    #[error("token {token:?} stands twice in the vocabulary, as id {first} and id {second}")]
+    Duplicate {
+        /// The token.
+        token: String,
+        /// Its first id.
+        first: u32,
+        /// Its second id.
+        second: u32,
+    },
+    /// Token types and tokens differ in number, or a special id lies outside the vocabulary.
+    #[error("{what} is {found}, the vocabulary has {tokens} tokens")]
+    Count {
+        /// What was counted.
+        what: &'static str,
+        /// Its value.
+        found: usize,
+        /// Tokens in the vocabulary.
+        tokens: usize,
+    },
+    /// The BPE library refused the vocabulary, or the text.
+    #[error("byte-level BPE: {0}")]
+    Bpe(String),
+    /// An id that no token has.
+    #[error("token id {id} is outside the vocabulary of {tokens}")]
+    UnknownId {
+        /// The id.
+        id: u32,
+        /// Tokens in the vocabulary.
+        tokens: usize,
+    },
+}
+
+/// A step that cannot be run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The model file is unusable.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Text or ids that the vocabulary does not hold.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// No next token can be drawn from the logits.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// A span without tokens.
+    #[error("span {span} of the step has no tokens")]
+    EmptySpan {
+        /// Which span of the step.
+        span: usize,
+    },
+    /// A token id that the model's embedding does not have.
+    #[error("token id {token} is outside the model's vocabulary of {vocab}")]
+    TokenId {
+        /// The id.
+        token: u32,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
+    /// A position that the model was not trained for.
+    #[error("{needed} positions are more than the model's context of {context}")]
+    ContextExceeded {
+        /// Positions that the step would reach.
+        needed: usize,
+        /// The model's context length.
+        context: usize,
+    },
+    /// Buffers whose lengths do not belong to the step that the backend was prepared for.
+    #[error("{what} has {found} values, the step needs {expected}")]
+    StepShape {
+        /// Which buffer.
+        what: &'static str,
+        /// Values the step needs.
+        expected: usize,
+        /// Values there.
+        found: usize,
+    },
+    /// A layer that the cache does not have.
+    #[error("layer {layer} is outside a cache of {layers} layers")]
+    Layer {
+        /// The layer.
+        layer: usize,
+        /// Layers of the cache.
+        layers: usize,
+    },
+    /// A sequence that the backend does not hold, or holds twice in one step.
+    #[error("sequence {0} is unknown to the cache or stands twice in the step")]
+    UnknownSequence(usize),
+    /// The KV cache behind the model failed.
+    #[error("KV cache: {0}")]
+    Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

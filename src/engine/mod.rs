@@ -1,0 +1,31 @@
+//! A transformer that runs on the cache: GGUF loading, tokenizer, forward pass, sampling.
+//!
+//! The forward pass ([`Model`]) keeps no K and V of its own. It hands each layer's new K and V to a
+//! [`KvBackend`] and takes the attention output back, so that the same weights run over the plain
+//! contiguous cache ([`ContiguousKv`]) and over paged ones.
+
+mod config;
+mod contiguous;
+mod error;
+mod gguf;
+mod header;
+mod kv;
+mod linear;
+mod load;
+mod model;
+mod norm;
+mod perplexity;
+mod rope;
+mod sampling;
+mod simd;
+mod tokenizer;
+
+pub use config::{LlamaConfig, RopeScaling};
+pub use contiguous::{ContiguousKv, SequenceId};
+pub use error::{EngineError, ModelError, TokenizerError};
+pub use gguf::GgufFile;
+pub use kv::{KvBackend, LogitRow, LogitRows, Logits, Span};
+pub use model::Model;
+pub use perplexity::{NllSum, PerplexityError, log_softmax, nll};
+pub use sampling::{Sampler, SamplingError, Strategy, argmax};
+pub use tokenizer::{StreamDecoder, Tokenizer};

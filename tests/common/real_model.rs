@@ -1,0 +1,20 @@
+//! The small real model, for tests that need one.
+
+use std::{path::PathBuf, sync::OnceLock};
+
+/// Path of SmolLM2-135M-Instruct, fetched where it is missing.
+///
+/// Where it cannot be had, a test may skip itself (`None`, said aloud), but not on CI: there a test
+/// that silently tests nothing is a failure.
+pub fn real_model() -> Option<PathBuf> {
+    static MODEL: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let fetch = || match headwise::fetch::model(&mut |_| {}) {
+        Ok(path) => Some(path),
+        Err(error) if std::env::var_os("CI").is_some() => panic!("the model is needed: {error}"),
+        Err(error) => {
+            eprintln!("SKIPPED: no model to test with: {error}");
+            None
+        }
+    };
+    MODEL.get_or_init(fetch).clone()
+}

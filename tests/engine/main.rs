@@ -1,0 +1,11 @@
+//! The engine's model half, end to end: files, tokenizer, forward pass.
+
+#[path = "../common/real_model.rs"]
+mod real_model;
+#[path = "../common/tiny_llama.rs"]
+mod tiny_llama;
+
+mod files;
+mod forward;
+mod reference;
+mod vocabulary;
