@@ -146,11 +146,11 @@ const FAULTS: &[Fault] = &[
         Uninitialised,
     ),
     fault(
-        "decode: the page id is not advanced",
+        "decode: tiles are not advanced",
         Decode,
         F16,
-        "prefetch(tile + WARPS);",
-        "",
+        "++issued;",
+        "issued = issued < 2 ? issued + 1 : 2;",
         Wrong,
     ),
     fault(
@@ -181,8 +181,8 @@ const FAULTS: &[Fault] = &[
         "decode: sign bits of one byte lost",
         Decode,
         I8,
-        "(bytes & 0x00800080u)",
-        "(bytes & 0x00800000u)",
+        "and_or(bytes, 0x00800080u, 0x43004300u)",
+        "and_or(bytes, 0x00800000u, 0x43004300u)",
         Wrong,
     ),
     fault(
