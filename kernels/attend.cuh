@@ -30,8 +30,6 @@ struct Attention {
     static constexpr u32 QUERY_BYTES = SETS * STEPS * WARP * 16;
     // Queries stay in registers where they leave room for the accumulators.
     static constexpr bool RESIDENT = STEPS * SETS <= 8;
-    // Steps over K unrolled together: all of them only where that reaches registers.
-    static constexpr u32 KEY_UNROLL = RESIDENT ? STEPS : 4;
     // Floats of a row of accumulators in shared memory; the padding spreads rows over the banks.
     static constexpr u32 ACC_ROW = D + 8;
 
@@ -126,46 +124,10 @@ struct Attention {
         }
     };
 
-    // Scaled scores of a tile: rows of the group × the two slots of this lane in each product.
-    static __device__ __forceinline__ void score_tile(const Queries& queries, u32 tile, u32 keys, u32 lane,
-                                               Block& x) {
-        constexpr u32 GROUP_STEPS = min_of(Keys::SCALE_CHANNELS / STEP, STEPS);
-#pragma unroll
-        for (u32 h = 0; h < HALVES; ++h)
-#pragma unroll
-            for (u32 n = 0; n < NT; ++n) x[h][n][0] = x[h][n][1] = 0.0f;
-#pragma unroll
-        for (u32 g = 0; g < Keys::SCALE_GROUPS; ++g) {
-            float c[NT][4] = {};
-#pragma unroll KEY_UNROLL
-            for (u32 step = g * GROUP_STEPS; step < min_of((g + 1) * GROUP_STEPS, STEPS); ++step) {
-                u32 b[Keys::PLANES][NT][2];
-                Keys::template keys<Keys::ROW>(keys, step, b);
-#pragma unroll
-                for (u32 set = 0; set < SETS; ++set) {
-                    u32 a[4];
-                    queries.get(set * STEPS + step, a);
-#pragma unroll
-                    for (u32 plane = Keys::PLANES; plane-- > 0;)
-#pragma unroll
-                        for (u32 n = 0; n < NT; ++n) Keys::KeyMma::mma(c[n], a, b[plane][n]);
-                }
-            }
-#pragma unroll
-            for (u32 n = 0; n < NT; ++n)
-#pragma unroll
-                for (u32 e = 0; e < 2; ++e) {
-                    float s = 1.0f;
-                    if constexpr (Keys::SCALED)
-                        s = Keys::tile_scale(tile, 8 * n + 2 * (lane % 4) + e, g);
-                    if constexpr (PACKED) {
-                        x[0][n][e] += (c[n][e] + c[n][e + 2]) * s;
-                    } else {
-                        x[0][n][e] += c[n][e] * s;
-                        x[1][n][e] += c[n][e + 2] * s;
-                    }
-                }
-        }
+    // Scaled scores of a tile: rows of queries × the two slots of this lane in each product.
+    static __device__ __forceinline__ void score_tile(const Queries& queries, u32 tile, u32 keys,
+                                                      u32 lane, Block& x) {
+        score_group<0>(queries, tile, keys, lane, x);
     }
 
     // Takes out the slots from `end[half]` on, counted from the tile's first.
@@ -219,38 +181,8 @@ struct Attention {
 
     // Adds probabilities × V.
     static __device__ __forceinline__ void accumulate(State& state, u32 tile, u32 values, u32 lane,
-                                               const Block& p) {
-        constexpr u32 GROUP_STEPS = min_of(Values::SCALE_CHANNELS / STEP, STEPS);
-#pragma unroll
-        for (u32 g = 0; g < Values::SCALE_GROUPS; ++g) {
-            u32 a[SETS][4];
-            if constexpr (Values::SCALED) {
-                Block scaled;
-#pragma unroll
-                for (u32 n = 0; n < NT; ++n)
-#pragma unroll
-                    for (u32 e = 0; e < 2; ++e) {
-                        const float s = Values::tile_scale(tile, 8 * n + 2 * (lane % 4) + e, g);
-#pragma unroll
-                        for (u32 h = 0; h < HALVES; ++h) scaled[h][n][e] = p[h][n][e] * s;
-                    }
-                operand<Values::ValueMma>(scaled, a);
-            } else {
-                operand<Values::ValueMma>(p, a);
-            }
-#pragma unroll
-            for (u32 step = g * GROUP_STEPS; step < min_of((g + 1) * GROUP_STEPS, STEPS); ++step) {
-                u32 b[Values::PLANES][NT][2];
-                Values::template values<Values::ROW>(values, step, b);
-#pragma unroll
-                for (u32 set = 0; set < SETS; ++set)
-#pragma unroll
-                    for (u32 plane = Values::PLANES; plane-- > 0;)
-#pragma unroll
-                        for (u32 j = 0; j < NT; ++j)
-                            Values::ValueMma::mma(state.acc[step][j], a[set], b[plane][j]);
-            }
-        }
+                                                      const Block& p) {
+        accumulate_group<0>(state, tile, values, lane, p);
     }
 
     // Writes the first `rows` rows of a warp's state where other lanes can read them.
@@ -273,6 +205,103 @@ struct Attention {
                         acc[row * ACC_ROW + s * STEP +
                             Values::value_channel(j, 2 * (lane % 4) + e)] = v;
                     }
+        }
+    }
+
+private:
+    static constexpr u32 KEY_STEPS = min_of(Keys::SCALE_CHANNELS / STEP, STEPS);
+    static constexpr u32 VALUE_STEPS = min_of(Values::SCALE_CHANNELS / STEP, STEPS);
+
+    // Steps are template arguments so that loads have constant offsets.
+    template <u32 AT, u32 END, bool FIRST = true>
+    static __device__ __forceinline__ void key_steps(const Queries& queries, u32 keys,
+                                                     float (&c)[NT][4]) {
+        if constexpr (AT < END) {
+            u32 b[Keys::PLANES][NT][2];
+            Keys::template keys<Keys::ROW, AT>(keys, b);
+#pragma unroll
+            for (u32 set = 0; set < SETS; ++set) {
+                u32 a[4];
+                queries.get(set * STEPS + AT, a);
+#pragma unroll
+                for (u32 plane = Keys::PLANES; plane-- > 0;)
+#pragma unroll
+                    for (u32 n = 0; n < NT; ++n)
+                        if (FIRST && set == 0 && plane == Keys::PLANES - 1)
+                            Keys::KeyMma::product(c[n], a, b[plane][n]);
+                        else
+                            Keys::KeyMma::mma(c[n], a, b[plane][n]);
+            }
+            key_steps<AT + 1, END, false>(queries, keys, c);
+        }
+    }
+
+    // Channels that share a scale.
+    template <u32 G>
+    static __device__ __forceinline__ void score_group(const Queries& queries, u32 tile, u32 keys,
+                                                       u32 lane, Block& x) {
+        if constexpr (G < Keys::SCALE_GROUPS) {
+            float c[NT][4];
+            key_steps<G * KEY_STEPS, min_of((G + 1) * KEY_STEPS, STEPS)>(queries, keys, c);
+            float s[NT][2];
+            if constexpr (Keys::SCALED) Keys::template tile_scales<G>(tile, lane, s);
+#pragma unroll
+            for (u32 n = 0; n < NT; ++n)
+#pragma unroll
+                for (u32 e = 0; e < 2; ++e) {
+                    float part[HALVES];
+                    if constexpr (PACKED)
+                        part[0] = c[n][e] + c[n][e + 2];
+                    else
+                        part[0] = c[n][e], part[1] = c[n][e + 2];
+#pragma unroll
+                    for (u32 h = 0; h < HALVES; ++h) {
+                        if constexpr (Keys::SCALED) part[h] *= s[n][e];
+                        x[h][n][e] = G == 0 ? part[h] : x[h][n][e] + part[h];
+                    }
+                }
+            score_group<G + 1>(queries, tile, keys, lane, x);
+        }
+    }
+
+    template <u32 AT, u32 END>
+    static __device__ __forceinline__ void value_steps(State& state, u32 values,
+                                                       const u32 (&a)[SETS][4]) {
+        if constexpr (AT < END) {
+            u32 b[Values::PLANES][NT][2];
+            Values::template values<Values::ROW, AT>(values, b);
+#pragma unroll
+            for (u32 set = 0; set < SETS; ++set)
+#pragma unroll
+                for (u32 plane = Values::PLANES; plane-- > 0;)
+#pragma unroll
+                    for (u32 j = 0; j < NT; ++j)
+                        Values::ValueMma::mma(state.acc[AT][j], a[set], b[plane][j]);
+            value_steps<AT + 1, END>(state, values, a);
+        }
+    }
+
+    template <u32 G>
+    static __device__ __forceinline__ void accumulate_group(State& state, u32 tile, u32 values,
+                                                            u32 lane, const Block& p) {
+        if constexpr (G < Values::SCALE_GROUPS) {
+            u32 a[SETS][4];
+            if constexpr (Values::SCALED) {
+                Block scaled;
+                float s[NT][2];
+                Values::template tile_scales<G>(tile, lane, s);
+#pragma unroll
+                for (u32 n = 0; n < NT; ++n)
+#pragma unroll
+                    for (u32 e = 0; e < 2; ++e)
+#pragma unroll
+                        for (u32 h = 0; h < HALVES; ++h) scaled[h][n][e] = p[h][n][e] * s[n][e];
+                operand<Values::ValueMma>(scaled, a);
+            } else {
+                operand<Values::ValueMma>(p, a);
+            }
+            value_steps<G * VALUE_STEPS, min_of((G + 1) * VALUE_STEPS, STEPS)>(state, values, a);
+            accumulate_group<G + 1>(state, tile, values, lane, p);
         }
     }
 };

@@ -65,13 +65,13 @@ struct Wide {
     static __device__ __forceinline__ u32 value_lane(u32 lane) {
         return (lane % 16) * ROW + 16 * (lane / 16);
     }
-    template <u32 ROW>
-    static __device__ __forceinline__ void keys(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
-        load_matrix_4(b[0][0][0], b[0][0][1], b[0][1][0], b[0][1][1], at + 32 * step);
+    template <u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void keys(u32 at, u32 (&b)[PLANES][NT][2]) {
+        load_matrix_4<32 * STEP_AT>(b[0][0][0], b[0][0][1], b[0][1][0], b[0][1][1], at);
     }
-    template <u32 ROW>
-    static __device__ __forceinline__ void values(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
-        load_matrix_4_trans(b[0][0][0], b[0][0][1], b[0][1][0], b[0][1][1], at + 32 * step);
+    template <u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void values(u32 at, u32 (&b)[PLANES][NT][2]) {
+        load_matrix_4_trans<32 * STEP_AT>(b[0][0][0], b[0][0][1], b[0][1][0], b[0][1][1], at);
     }
     static __device__ __forceinline__ float4 load_4(const u8* payload, const u8*, u32 channel) {
         const uint2 w = *reinterpret_cast<const uint2*>(payload + 2 * channel);
@@ -115,24 +115,19 @@ struct Format<0> {
     static __device__ __forceinline__ u32 value_lane(u32 lane) {
         return 2 * (lane % 4) * ROW + 8 * (lane / 4);
     }
-    template <u32 ROW>
-    static __device__ __forceinline__ void keys(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
-#pragma unroll
-        for (u32 n = 0; n < NT; ++n) {
-            const uint4 v = load_shared_4(at + 8 * n * ROW + 64 * step);
-            split_3(v.x, v.y, b, n, 0);
-            split_3(v.z, v.w, b, n, 1);
-        }
+    template <u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void keys(u32 at, u32 (&b)[PLANES][NT][2]) {
+        const uint4 low = load_shared_4<64 * STEP_AT>(at);
+        const uint4 high = load_shared_4<8 * ROW + 64 * STEP_AT>(at);
+        split_3(low.x, low.y, b, 0, 0);
+        split_3(low.z, low.w, b, 0, 1);
+        split_3(high.x, high.y, b, 1, 0);
+        split_3(high.z, high.w, b, 1, 1);
     }
-    template <u32 ROW>
-    static __device__ __forceinline__ void values(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
-#pragma unroll
-        for (u32 half = 0; half < 2; ++half) {
-            const uint2 even = load_shared_2(at + 8 * half * ROW + 64 * step);
-            const uint2 odd = load_shared_2(at + (8 * half + 1) * ROW + 64 * step);
-            split_3(even.x, odd.x, b, 0, half);
-            split_3(even.y, odd.y, b, 1, half);
-        }
+    template <u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void values(u32 at, u32 (&b)[PLANES][NT][2]) {
+        values_half<0, ROW, STEP_AT>(at, b);
+        values_half<1, ROW, STEP_AT>(at, b);
     }
     static __device__ __forceinline__ float4 load_4(const u8* payload, const u8*, u32 channel) {
         return *reinterpret_cast<const float4*>(payload + 4 * channel);
@@ -145,6 +140,13 @@ struct Format<0> {
     }
 
 private:
+    template <u32 HALF, u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void values_half(u32 at, u32 (&b)[PLANES][NT][2]) {
+        const uint2 even = load_shared_2<8 * HALF * ROW + 64 * STEP_AT>(at);
+        const uint2 odd = load_shared_2<(8 * HALF + 1) * ROW + 64 * STEP_AT>(at);
+        split_3(even.x, odd.x, b, 0, HALF);
+        split_3(even.y, odd.y, b, 1, HALF);
+    }
     // Truncation leaves an exact remainder, so three terms of eight bits are the value itself.
     static __device__ __forceinline__ void split_3(u32 low, u32 high, u32 (&b)[PLANES][NT][2],
                                                    u32 n, u32 half) {
@@ -182,20 +184,20 @@ struct Format<3> {
     static __device__ __forceinline__ u32 value_lane(u32 lane) {
         return lane % 16 * ROW;
     }
-    template <u32 ROW>
-    static __device__ __forceinline__ void keys(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
+    template <u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void keys(u32 at, u32 (&b)[PLANES][NT][2]) {
         u32 r[2];
-        load_matrix_2(r, at + 16 * step);
+        load_matrix_2<16 * STEP_AT>(r, at);
 #pragma unroll
         for (u32 n = 0; n < NT; ++n) {
             b[0][n][0] = to_half(r[n]);
             b[0][n][1] = to_half(r[n] >> 8);
         }
     }
-    template <u32 ROW>
-    static __device__ __forceinline__ void values(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
+    template <u32 ROW, u32 STEP_AT>
+    static __device__ __forceinline__ void values(u32 at, u32 (&b)[PLANES][NT][2]) {
         u32 r[2];
-        load_matrix_2_trans(r, at + 16 * step);
+        load_matrix_2_trans<16 * STEP_AT>(r, at);
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
             b[0][0][half] = to_brain(r[half]);
@@ -319,8 +321,20 @@ struct Side : Format<F> {
         }
     }
 
-    static __device__ __forceinline__ float tile_scale(u32 tile, u32 slot, u32 group) {
-        return f16_to_f32(load_shared_u16(tile + TILE_SCALES + slot * SCALE_STRIDE + 2 * group));
+    // The scales of channel group `G` of the four slots of this lane: 8 n + 2 (lane % 4) + e.
+    template <u32 G>
+    static __device__ __forceinline__ void tile_scales(u32 tile, u32 lane, float (&s)[NT][2]) {
+        const u32 at = tile + 2 * (lane % 4) * SCALE_STRIDE;
+        s[0][0] = tile_scale<0, G>(at);
+        s[0][1] = tile_scale<1, G>(at);
+        s[1][0] = tile_scale<8, G>(at);
+        s[1][1] = tile_scale<9, G>(at);
+    }
+
+private:
+    template <u32 SLOT, u32 G>
+    static __device__ __forceinline__ float tile_scale(u32 at) {
+        return f16_to_f32(load_shared_u16<TILE_SCALES + SLOT * SCALE_STRIDE + 2 * G>(at));
     }
 };
 

@@ -96,53 +96,64 @@ __device__ __forceinline__ void copy_bulk(u32 to_shared, const void* from, u32 b
 
 // ---- matrix fragments ----
 
+// The loads from shared memory take a constant offset apart, which costs no instruction.
 // Lane `l` gives the address of row `l % 8` of matrix `l / 8`; a matrix is 8 rows of 16 bytes.
+template <u32 OFFSET>
 __device__ __forceinline__ void load_matrix_2(u32 (&r)[2], u32 row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2 + %3];"
                  : "=r"(r[0]), "=r"(r[1])
-                 : "r"(row)
+                 : "r"(row), "n"(OFFSET)
                  : "memory");
 }
 
+template <u32 OFFSET>
 __device__ __forceinline__ void load_matrix_2_trans(u32 (&r)[2], u32 row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2 + %3];"
                  : "=r"(r[0]), "=r"(r[1])
-                 : "r"(row)
+                 : "r"(row), "n"(OFFSET)
                  : "memory");
 }
 
+template <u32 OFFSET>
 __device__ __forceinline__ void load_matrix_4(u32& a, u32& b, u32& c, u32& d, u32 row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4 + %5];"
                  : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
-                 : "r"(row)
+                 : "r"(row), "n"(OFFSET)
                  : "memory");
 }
 
+template <u32 OFFSET>
 __device__ __forceinline__ void load_matrix_4_trans(u32& a, u32& b, u32& c, u32& d, u32 row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4 + %5];"
                  : "=r"(a), "=r"(b), "=r"(c), "=r"(d)
-                 : "r"(row)
+                 : "r"(row), "n"(OFFSET)
                  : "memory");
 }
 
+template <u32 OFFSET>
 __device__ __forceinline__ uint4 load_shared_4(u32 from) {
     uint4 v;
-    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4 + %5];"
                  : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-                 : "r"(from)
+                 : "r"(from), "n"(OFFSET)
                  : "memory");
     return v;
 }
 
+template <u32 OFFSET>
 __device__ __forceinline__ uint2 load_shared_2(u32 from) {
     uint2 v;
-    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
+    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2 + %3];"
+                 : "=r"(v.x), "=r"(v.y)
+                 : "r"(from), "n"(OFFSET)
+                 : "memory");
     return v;
 }
 
+template <u32 OFFSET>
 __device__ __forceinline__ u16 load_shared_u16(u32 from) {
     u16 v;
-    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(v) : "r"(from) : "memory");
+    asm volatile("ld.shared.u16 %0, [%1 + %2];" : "=h"(v) : "r"(from), "n"(OFFSET) : "memory");
     return v;
 }
 
@@ -186,6 +197,14 @@ struct Half {
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
     }
+    // c = a · b.
+    static __device__ __forceinline__ void product(float (&c)[4], const u32 (&a)[4],
+                                                   const u32 (&b)[2]) {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+            "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+            : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
+    }
 };
 
 struct Brain {
@@ -207,6 +226,14 @@ struct Brain {
             "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
             : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    }
+    // c = a · b.
+    static __device__ __forceinline__ void product(float (&c)[4], const u32 (&a)[4],
+                                                   const u32 (&b)[2]) {
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+            "{%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%10,%10,%10,%10};"
+            : "=f"(c[0]), "=f"(c[1]), "=f"(c[2]), "=f"(c[3])
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]), "f"(0.0f));
     }
 };
 
