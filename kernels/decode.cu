@@ -11,6 +11,9 @@
 // Grid: x blocks as `lists` has, y = ceil(GROUP / 16). Block: headwise_decode_threads threads,
 // headwise_decode_shared bytes of dynamic shared memory (both exported by the module).
 //
+// With HEADWISE_BULK (sm_90 and later) whole tiles come by the copy engine, a row of a slot in each
+// copy, and barriers in shared memory say when they have landed; partial tiles come as before.
+//
 // A warp streams tiles of 16 slots through a ring of its own, so its loop has no block barrier. An
 // item of no slots gives zeros and a log-sum-exp of minus infinity. An output row is written by one
 // item alone; nothing else is assumed about the order of items.
@@ -27,18 +30,98 @@ using Attend = Attention<ROWS <= 8, ROWS <= 8 ? 1 : 2>;
 
 constexpr u32 STAGE_BYTES = Keys::TILE_BYTES + Values::TILE_BYTES;
 __device__ constexpr u32 fits(u32 warps) {
-    return (SHARED_BUDGET - Attend::QUERY_BYTES) / (warps * STAGE_BYTES);
+    // A barrier for each stage, whether or not this build uses them.
+    return (SHARED_BUDGET - Attend::QUERY_BYTES) / (warps * (STAGE_BYTES + 8));
 }
 constexpr u32 WARPS = fits(4) >= 2 ? 4 : fits(2) >= 2 ? 2 : 1;
 constexpr u32 STAGES = min_of(fits(WARPS), 4);
 static_assert(STAGES >= 2, "a ring of two tiles fits");
+#ifdef HEADWISE_BULK
+constexpr u32 BARRIER_BYTES = WARPS * STAGES * 8;
+#else
+constexpr u32 BARRIER_BYTES = 0;
+#endif
 
 constexpr u32 THREADS = WARPS * WARP;
 // Accumulators of a warp, then the largest score and the sum of each row.
 constexpr u32 ACC = ROWS * Attend::ACC_ROW;
 constexpr u32 SHARED =
-    Attend::QUERY_BYTES + max_of(WARPS * STAGES * STAGE_BYTES, 4 * WARPS * (ACC + 2 * ROWS));
+    Attend::QUERY_BYTES + BARRIER_BYTES + max_of(WARPS * STAGES * STAGE_BYTES, 4 * WARPS * (ACC + 2 * ROWS));
 static_assert(SHARED <= SHARED_BUDGET, "fits in shared memory");
+
+// A warp's ring of tiles. Filling and draining go round it in step, across items.
+class Ring {
+public:
+    // Shared addresses of the warp's stages and barriers.
+    __device__ __forceinline__ Ring(u32 stages, u32 barriers, u32 lane)
+        : stages(stages), barriers(barriers) {
+#ifdef HEADWISE_BULK
+        if (lane < STAGES) barrier_init(barriers + 8 * lane, WARP);
+        fence_async_proxy();
+        __syncwarp();
+#endif
+    }
+
+    // Starts the copy of a tile into the next stage, which all lanes are done with.
+    __device__ __forceinline__ void fill(const u8* page, const TileAt& t, u32 lane) {
+        const u32 keys = stages + filling * STAGE_BYTES, values = keys + Keys::TILE_BYTES;
+#ifdef HEADWISE_BULK
+        const u32 barrier = barriers + 8 * filling;
+        fence_async_proxy();
+        if (t.valid == TILE) {
+            if (lane < TILE) {
+                barrier_expect(barrier, Keys::bulk_bytes(lane));
+                Keys::copy_tile_bulk(keys, page, t.first, lane, barrier);
+            } else {
+                barrier_expect(barrier, Values::bulk_bytes(lane - TILE));
+                Values::copy_tile_bulk(values, page, t.first, lane - TILE, barrier);
+            }
+        } else {
+            Keys::template copy_tile<WARP>(keys, page, t.first, t.valid, lane);
+            Values::template copy_tile<WARP>(values, page, t.first, t.valid, lane);
+            barrier_arrive_after_copies(barrier);
+        }
+#else
+        Keys::template copy_tile<WARP>(keys, page, t.first, t.valid, lane);
+        Values::template copy_tile<WARP>(values, page, t.first, t.valid, lane);
+#endif
+        filling = filling + 1 == STAGES ? 0 : filling + 1;
+    }
+
+    // Ends a fill, or stands for one that there was no tile for.
+    __device__ __forceinline__ void commit() {
+#ifndef HEADWISE_BULK
+        copy_async_commit();
+#endif
+    }
+
+    // Waits for the oldest tile that has not been waited for.
+    __device__ __forceinline__ u32 wait() {
+        const u32 stage = stages + draining * STAGE_BYTES;
+#ifdef HEADWISE_BULK
+        barrier_wait(barriers + 8 * draining, parity);
+        parity ^= draining + 1 == STAGES;
+#else
+        copy_async_wait<STAGES - 2>();
+#endif
+        draining = draining + 1 == STAGES ? 0 : draining + 1;
+        return stage;
+    }
+
+    // Waits until this lane has nothing under way.
+    __device__ __forceinline__ void drain() { copy_async_wait<0>(); }
+
+    // What is written to the ring's memory from here on comes before later fills.
+    __device__ __forceinline__ void release() {
+#ifdef HEADWISE_BULK
+        fence_async_proxy();
+#endif
+    }
+
+private:
+    const u32 stages, barriers;
+    u32 filling = 0, draining = 0, parity = 0;
+};
 
 }  // namespace
 
@@ -60,7 +143,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const u32 first_row = blockIdx.y * ROWS;
     const u32 rows = min(ROWS, GROUP - first_row);
-    const u32 my_ring = shared_address(ring) + warp * STAGES * STAGE_BYTES;
+    const u32 ring_at = shared_address(ring);
+    Ring tiles_of_warp(ring_at + warp * STAGES * STAGE_BYTES,
+                       ring_at + (SHARED - Attend::QUERY_BYTES - BARRIER_BYTES) + 8 * warp * STAGES,
+                       lane);
     const u32 key_lane = Keys::template key_lane<Keys::ROW>(lane);
     const u32 value_lane = Values::template value_lane<Values::ROW>(lane);
 
@@ -76,25 +162,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             return tile < tiles ? page_ids[item.pages + tile / PAGE_TILES] : 0;
         };
         u32 ids = 0, next_ids = read_ids(0), issued = 0;
-        const auto issue = [&](u32 stage) {
+        const auto issue = [&] {
             const u32 tile = warp + issued * WARPS;
             if (tile < tiles) {
                 if (issued % WARP == 0) {
                     ids = next_ids;
                     next_ids = read_ids(issued + WARP);
                 }
-                const TileAt t(tile, item.slots);
                 const u8* const page = page_at(pages, __shfl_sync(ALL, ids, issued % WARP));
-                Keys::template copy_tile<WARP>(stage, page, t.first, t.valid, lane);
-                Values::template copy_tile<WARP>(stage + Keys::TILE_BYTES, page, t.first, t.valid,
-                                                 lane);
+                tiles_of_warp.fill(page, TileAt(tile, item.slots), lane);
                 ++issued;
             }
-            copy_async_commit();
+            tiles_of_warp.commit();
         };
 
 #pragma unroll
-        for (u32 s = 0; s < STAGES - 1; ++s) issue(my_ring + s * STAGE_BYTES);
+        for (u32 s = 0; s < STAGES - 1; ++s) issue();
 
         Attend::stage_queries<THREADS>(
             shared_queries, threadIdx.x, scale * LOG2_E, [&](u32 r) -> const u8* {
@@ -104,14 +187,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const Attend::Queries q(shared_queries, lane);
         Attend::State state;
 
-        u32 stage = my_ring;
-        u32 free_stage = my_ring + (STAGES - 1) * STAGE_BYTES;
-        const u32 ring_end = my_ring + STAGES * STAGE_BYTES;
         for (u32 tile = warp; tile < tiles; tile += WARPS) {
-            copy_async_wait<STAGES - 2>();
+            const u32 stage = tiles_of_warp.wait();
             // All lanes' copies have landed, and all lanes are done with the tile before.
             __syncwarp();
-            issue(free_stage);
+            issue();
 
             const TileAt t(tile, item.slots);
             Attend::Block x;
@@ -139,12 +219,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             Attend::soften(state, x);
             const u32 v = stage + Keys::TILE_BYTES;
             Attend::accumulate(state, v, v + value_lane, lane, x);
-
-            free_stage = stage;
-            stage = stage + STAGE_BYTES == ring_end ? my_ring : stage + STAGE_BYTES;
         }
 
-        copy_async_wait<0>();
+        tiles_of_warp.drain();
         __syncthreads();
         Attend::publish(state, acc + warp * ACC, stats + warp * 2 * ROWS, ROWS, lane);
         __syncthreads();
@@ -174,6 +251,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 if (channel == 0) partial_lse[to] = log_sum;
             }
         }
+        tiles_of_warp.release();
         // The next item overwrites the queries and the ring.
         __syncthreads();
     }

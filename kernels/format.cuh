@@ -321,6 +321,18 @@ struct Side : Format<F> {
         }
     }
 
+    // Starts the copy of slots `first .. first + TILE`, all in use, by 16 lanes: a row each, and the
+    // scales by the first. Their barrier waits for `bulk_bytes(lane)` of each.
+    static __device__ __forceinline__ u32 bulk_bytes(u32 lane) {
+        return PAYLOAD_STRIDE + (lane == 0 ? TILE * SCALE_STRIDE : 0);
+    }
+    static __device__ __forceinline__ void copy_tile_bulk(u32 tile, const u8* page, u32 first,
+                                                          u32 lane, u32 barrier) {
+        copy_bulk(tile + lane * ROW, payload(page, first + lane), PAYLOAD_STRIDE, barrier);
+        if (Base::SCALED && lane == 0)
+            copy_bulk(tile + TILE_SCALES, scale(page, first), TILE * SCALE_STRIDE, barrier);
+    }
+
     // The scales of channel group `G` of the four slots of this lane: 8 n + 2 (lane % 4) + e.
     template <u32 G>
     static __device__ __forceinline__ void tile_scales(u32 tile, u32 lane, float (&s)[NT][2]) {

@@ -55,20 +55,21 @@ __device__ __forceinline__ void barrier_init(u32 barrier, u32 arrivals) {
                  : "memory");
 }
 
-// Makes initialised barriers visible to the copy engine.
-__device__ __forceinline__ void barrier_fence_init() {
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-// Orders this thread's earlier shared-memory accesses before later ones by the copy engine.
+// Orders this thread's earlier accesses to shared memory before later ones by the copy engine.
 __device__ __forceinline__ void fence_async_proxy() {
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
+// Arrives, and announces `bytes` more that this phase waits for.
 __device__ __forceinline__ void barrier_expect(u32 barrier, u32 bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
                  "r"(bytes)
                  : "memory");
+}
+
+// Arrives when this thread's asynchronous copies have landed.
+__device__ __forceinline__ void barrier_arrive_after_copies(u32 barrier) {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {

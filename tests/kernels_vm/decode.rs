@@ -10,7 +10,7 @@ use headwise::{
 };
 
 use super::{
-    harness::{FORMATS, Kernel, arch, floats, kernel, nvrtc, spec, words},
+    harness::{FORMATS, Kernel, arch, bulk_decode, floats, kernel, nvrtc, spec, words},
     world::{Free, World, difference, error},
 };
 use crate::ptxvm::{Arg, DevicePtr, Error, Machine, Stats};
@@ -119,12 +119,22 @@ pub fn ragged(page_slots: usize) -> Vec<usize> {
 }
 
 fn check(nvrtc: Nvrtc, spec: &Specialisation, arch_name: &str, split: Split) -> f64 {
-    let arch = arch(arch_name);
-    let kernels = [KernelFile::Decode, KernelFile::Merge].map(|f| kernel(nvrtc, f, spec, arch));
+    let decode = kernel(nvrtc, KernelFile::Decode, spec, arch(arch_name));
+    check_kernel(&decode, nvrtc, spec, arch_name, split)
+}
+
+fn check_kernel(
+    decode_kernel: &Kernel,
+    nvrtc: Nvrtc,
+    spec: &Specialisation,
+    arch_name: &str,
+    split: Split,
+) -> f64 {
+    let merge = kernel(nvrtc, KernelFile::Merge, spec, arch(arch_name));
     let world = World::new(spec, &ragged(spec.layout.slots), 11);
     let mut worst = 0f64;
     for (free, seed) in [(Free::Nan, 1), (Free::Forbidden, 2)] {
-        let got = decode(&kernels[0], &kernels[1], &world, spec.logits, split, free, seed);
+        let got = decode(decode_kernel, &merge, &world, spec.logits, split, free, seed);
         let got = got.unwrap_or_else(|e| panic!("{spec:?} {arch_name}: {e}"));
         assert_eq!(got.partials > 0, split.min_slots < u32::MAX);
         let error = decode_error(&world, &got);
@@ -158,6 +168,19 @@ fn decode_matches_f64_on_every_architecture() {
     for arch in ["sm_80", "sm_89", "sm_100"] {
         for format in [SlotFormat::F16, SlotFormat::I8].map(PageFormat::both) {
             check(nvrtc, &spec(format, 128, 4, page_slots(format)), arch, WHOLE);
+        }
+    }
+}
+
+#[test]
+fn loads_by_the_copy_engine_give_the_same() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for format in FORMATS {
+        let spec = spec(format, 128, 4, page_slots(format));
+        for name in ["sm_90", "sm_100"] {
+            let decode = bulk_decode(nvrtc, &spec, arch(name), &[]);
+            check_kernel(&decode, nvrtc, &spec, name, WHOLE);
+            check_kernel(&decode, nvrtc, &spec, name, Split { lists: 3, min_slots: 16 });
         }
     }
 }

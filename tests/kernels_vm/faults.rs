@@ -75,8 +75,8 @@ const FAULTS: &[Fault] = &[
         "decode: no warp barrier after the wait",
         Decode,
         F16,
-        "            __syncwarp();\n            issue(",
-        "            issue(",
+        "            __syncwarp();\n            issue();",
+        "            issue();",
         Race,
     ),
     fault(

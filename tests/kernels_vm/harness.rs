@@ -63,8 +63,16 @@ pub struct Kernel {
 
 /// Compiles a kernel.
 pub fn kernel(nvrtc: Nvrtc, file: KernelFile, spec: &Specialisation, arch: Arch) -> Kernel {
-    mutant(nvrtc, file, spec, arch, &[])
+    build(nvrtc, file, spec, arch, &[], &[])
 }
+
+/// Compiles decode with the copy engine's loads, for sm_90 and later.
+pub fn bulk_decode(nvrtc: Nvrtc, spec: &Specialisation, arch: Arch, edits: &[Edit]) -> Kernel {
+    build(nvrtc, KernelFile::Decode, spec, arch, edits, &[BULK])
+}
+
+/// The option that makes decode load tiles by the copy engine.
+pub const BULK: &str = "-DHEADWISE_BULK";
 
 /// Compiles a kernel with its text changed.
 pub fn mutant(
@@ -73,6 +81,17 @@ pub fn mutant(
     spec: &Specialisation,
     arch: Arch,
     edits: &[Edit],
+) -> Kernel {
+    build(nvrtc, file, spec, arch, edits, &[])
+}
+
+fn build(
+    nvrtc: Nvrtc,
+    file: KernelFile,
+    spec: &Specialisation,
+    arch: Arch,
+    edits: &[Edit],
+    options: &[&str],
 ) -> Kernel {
     let source = file.source();
     let mut texts: Vec<(&str, String)> = vec![(source.name, source.text.to_owned())];
@@ -85,7 +104,9 @@ pub fn mutant(
     let headers: Vec<(&str, &str)> =
         texts[1..].iter().map(|(name, text)| (*name, text.as_str())).collect();
     let source = Source { name: source.name, text: &texts[0].1, headers: &headers };
-    let compiled = nvrtc.compile(&source, &spec.defines(), arch).unwrap();
+    let mut defines = spec.defines();
+    defines.extend(options.iter().map(|&option| option.to_owned()));
+    let compiled = nvrtc.compile(&source, &defines, arch).unwrap();
     let constant = |name: &str| {
         let (_, value) = compiled.ptx.split_once(&format!("{name} = "))?;
         value.split(';').next()?.parse::<u32>().ok()
