@@ -133,12 +133,14 @@ struct Attention {
     // Takes out the slots from `end[half]` on, counted from the tile's first.
     static __device__ __forceinline__ void mask(Block& x, const u32 (&end)[HALVES], u32 lane) {
 #pragma unroll
-        for (u32 h = 0; h < HALVES; ++h)
+        for (u32 h = 0; h < HALVES; ++h) {
+            const int mine = static_cast<int>(end[h]) - static_cast<int>(2 * (lane % 4));
 #pragma unroll
             for (u32 n = 0; n < NT; ++n)
 #pragma unroll
                 for (u32 e = 0; e < 2; ++e)
-                    if (8 * n + 2 * (lane % 4) + e >= end[h]) x[h][n][e] = -infinity();
+                    if (static_cast<int>(8 * n + e) >= mine) x[h][n][e] = -infinity();
+        }
     }
 
     // Turns scores into probabilities against the running maximum, which may rise.

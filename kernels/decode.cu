@@ -54,7 +54,7 @@ class Ring {
 public:
     // Shared addresses of the warp's stages and barriers.
     __device__ __forceinline__ Ring(u32 stages, u32 barriers, u32 lane)
-        : stages(stages), barriers(barriers) {
+        : stages(stages), barriers(barriers), filling(stages), draining(stages) {
 #ifdef HEADWISE_BULK
         if (lane < STAGES) barrier_init(barriers + 8 * lane, WARP);
         fence_async_proxy();
@@ -64,9 +64,9 @@ public:
 
     // Starts the copy of a tile into the next stage, which all lanes are done with.
     __device__ __forceinline__ void fill(const u8* page, const TileAt& t, u32 lane) {
-        const u32 keys = stages + filling * STAGE_BYTES, values = keys + Keys::TILE_BYTES;
+        const u32 keys = filling, values = keys + Keys::TILE_BYTES;
 #ifdef HEADWISE_BULK
-        const u32 barrier = barriers + 8 * filling;
+        const u32 barrier = barrier_of(filling);
         fence_async_proxy();
         if (t.valid == TILE) {
             if (lane < TILE) {
@@ -85,7 +85,7 @@ public:
         Keys::template copy_tile<WARP>(keys, page, t.first, t.valid, lane);
         Values::template copy_tile<WARP>(values, page, t.first, t.valid, lane);
 #endif
-        filling = filling + 1 == STAGES ? 0 : filling + 1;
+        filling = after(filling);
     }
 
     // Ends a fill, or stands for one that there was no tile for.
@@ -97,14 +97,14 @@ public:
 
     // Waits for the oldest tile that has not been waited for.
     __device__ __forceinline__ u32 wait() {
-        const u32 stage = stages + draining * STAGE_BYTES;
+        const u32 stage = draining;
 #ifdef HEADWISE_BULK
-        barrier_wait(barriers + 8 * draining, parity);
-        parity ^= draining + 1 == STAGES;
+        barrier_wait(barrier_of(stage), parity);
+        parity ^= after(stage) == stages;
 #else
         copy_async_wait<STAGES - 2>();
 #endif
-        draining = draining + 1 == STAGES ? 0 : draining + 1;
+        draining = after(stage);
         return stage;
     }
 
@@ -120,7 +120,16 @@ public:
 
 private:
     const u32 stages, barriers;
-    u32 filling = 0, draining = 0, parity = 0;
+    // Addresses of stages; the parity of the barriers' phase that is drained next.
+    u32 filling, draining, parity = 0;
+
+    __device__ __forceinline__ u32 after(u32 stage) const {
+        const u32 next = stage + STAGE_BYTES;
+        return next == stages + STAGES * STAGE_BYTES ? stages : next;
+    }
+    __device__ __forceinline__ u32 barrier_of(u32 stage) const {
+        return barriers + (stage - stages) / STAGE_BYTES * 8;
+    }
 };
 
 }  // namespace

@@ -42,6 +42,8 @@ constexpr u32 WARPS = shared_bytes(4, 1, 2) <= SHARED_BUDGET   ? 4
                                                                : 1;
 // Tiles between two barriers.
 constexpr u32 SPAN = shared_bytes(WARPS, 2, 2) <= SHARED_BUDGET ? 2 : 1;
+// Wide heads leave no registers for two tiles' work at once.
+constexpr u32 SPAN_UNROLL = D > 128 ? 1 : SPAN;
 constexpr u32 STAGES = shared_bytes(WARPS, SPAN, 3) <= SHARED_BUDGET ? 3 : 2;
 constexpr u32 SHARED = shared_bytes(WARPS, SPAN, STAGES);
 static_assert(SHARED <= SHARED_BUDGET, "fits in shared memory");
@@ -120,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         __syncthreads();
         issue(span + STAGES - 1);
         const u32 stage = ring_at + span % STAGES * SPAN * TILE_PAIR;
-#pragma unroll
+#pragma unroll SPAN_UNROLL
         for (u32 i = 0; i < SPAN; ++i) {
             const u32 tile = span * SPAN + i;
             if (tile >= tiles) break;

@@ -1,8 +1,12 @@
 //! What ptxas makes of every kernel.
 
-use headwise::cuda::{Arch, kernels::KernelFile, nvrtc::Nvrtc};
+use headwise::cuda::{
+    Arch,
+    kernels::KernelFile,
+    nvrtc::{KernelUsage, Nvrtc},
+};
 
-use super::harness::{FORMATS, nvrtc, spec};
+use super::harness::{BULK, FORMATS, nvrtc, spec};
 
 /// Files whose code does not depend on the page format, or only on its size.
 fn depends_on_format(file: KernelFile) -> bool {
@@ -29,11 +33,11 @@ fn check(nvrtc: Nvrtc, arch: Arch) -> String {
                 if nth > 0 && !depends_on_format(file) {
                     continue;
                 }
-                let spec = spec(format, head_dim, group, 16);
-                let cubin = nvrtc.cubin(&file.source(), &spec.defines(), arch).unwrap();
-                assert!(!cubin.log.contains("warning"), "{}", cubin.log);
-                assert!(!cubin.usage.is_empty(), "{}", cubin.log);
-                for usage in cubin.usage {
+                let mut options = vec![spec(format, head_dim, group, 16).defines()];
+                if file == KernelFile::Decode && arch.number() >= 90 {
+                    options.push([options[0].clone(), vec![BULK.to_owned()]].concat());
+                }
+                for usage in options.iter().flat_map(|options| usage(nvrtc, file, options, arch)) {
                     let spilled = (usage.spill_stores, usage.spill_loads, usage.stack_bytes);
                     assert_eq!(spilled, (0, 0, 0), "{usage:?} {format} {head_dim} {arch}");
                     table += &format!(
@@ -48,4 +52,11 @@ fn check(nvrtc: Nvrtc, arch: Arch) -> String {
         }
     }
     table
+}
+
+fn usage(nvrtc: Nvrtc, file: KernelFile, options: &[String], arch: Arch) -> Vec<KernelUsage> {
+    let cubin = nvrtc.cubin(&file.source(), options, arch).unwrap();
+    assert!(!cubin.log.contains("warning"), "{}", cubin.log);
+    assert!(!cubin.usage.is_empty(), "{}", cubin.log);
+    cubin.usage
 }

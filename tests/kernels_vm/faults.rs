@@ -10,7 +10,7 @@ use headwise::{
 
 use super::{
     decode::{Split, TOLERANCE, WHOLE, decode, decode_error, ragged},
-    harness::{Edit, arch, kernel, mutant, nvrtc, spec},
+    harness::{Edit, arch, bulk_decode, kernel, mutant, nvrtc, spec},
     prefill::{Chunk, prefill, prefill_error, tolerance},
     world::{Free, World},
 };
@@ -27,6 +27,8 @@ enum Caught {
     Uninitialised,
     OutOfBounds,
     Misaligned,
+    /// A barrier that is arrived at wrongly, or that nothing completes.
+    Barrier,
     /// The result differs from f64.
     Wrong,
 }
@@ -111,14 +113,7 @@ const FAULTS: &[Fault] = &[
         "if (false) {",
         Wrong,
     ),
-    fault(
-        "decode: free slots are read",
-        Decode,
-        F16,
-        "row < valid ? 16 : 0",
-        "16",
-        Uninitialised,
-    ),
+    fault("decode: free slots are read", Decode, F16, "row < valid ? 16 : 0", "16", Uninitialised),
     fault(
         "decode: scales of free slots are read",
         Decode,
@@ -217,14 +212,7 @@ const FAULTS: &[Fault] = &[
         "return v;",
         Wrong,
     ),
-    fault(
-        "decode: the sum is not rescaled",
-        Decode,
-        F16,
-        "state.sum[h] *= factor;",
-        "",
-        Wrong,
-    ),
+    fault("decode: the sum is not rescaled", Decode, F16, "state.sum[h] *= factor;", "", Wrong),
     fault(
         "decode: the rounding of queries is dropped",
         Decode,
@@ -267,8 +255,44 @@ const FAULTS: &[Fault] = &[
     ),
 ];
 
+/// Faults of decode with the copy engine's loads.
+const BULK_FAULTS: &[Fault] = &[
+    fault(
+        "bulk decode: no wait for the barrier",
+        Decode,
+        F16,
+        "barrier_wait(barrier_of(stage), parity);",
+        "",
+        InFlight,
+    ),
+    fault(
+        "bulk decode: waits for the phase before",
+        Decode,
+        F16,
+        "barrier_wait(barrier_of(stage), parity);",
+        "barrier_wait(barrier_of(stage), parity ^ 1);",
+        InFlight,
+    ),
+    fault(
+        "bulk decode: scales are not announced",
+        Decode,
+        I8,
+        "return PAYLOAD_STRIDE + (lane == 0 ? TILE * SCALE_STRIDE : 0);",
+        "return PAYLOAD_STRIDE;",
+        InFlight,
+    ),
+    fault(
+        "bulk decode: a row too few",
+        Decode,
+        F16,
+        "copy_bulk(tile + lane * ROW, payload(page, first + lane)",
+        "copy_bulk(tile + lane * ROW, payload(page, first + lane / 2 * 2)",
+        Wrong,
+    ),
+];
+
 /// What the checks say about a mutant: nothing, if it passes them all.
-fn verdict(nvrtc: Nvrtc, fault: &Fault) -> Option<Caught> {
+fn verdict(nvrtc: Nvrtc, fault: &Fault, bulk: bool) -> Option<Caught> {
     let format = PageFormat::both(fault.format);
     let spec: Specialisation = spec(format, 128, 4, 16);
     let arch = arch("sm_90");
@@ -283,6 +307,7 @@ fn verdict(nvrtc: Nvrtc, fault: &Fault) -> Option<Caught> {
             return Ok(prefill_error(&world, &chunk, &got) <= tolerance(format));
         }
         let compiled = |file| match fault.file == file {
+            true if bulk => bulk_decode(nvrtc, &spec, arch, &edits),
             true => mutant(nvrtc, file, &spec, arch, &edits),
             false => kernel(nvrtc, file, &spec, arch),
         };
@@ -302,6 +327,7 @@ fn verdict(nvrtc: Nvrtc, fault: &Fault) -> Option<Caught> {
             Some(FaultKind::Uninitialised { .. }) => Caught::Uninitialised,
             Some(FaultKind::OutOfBounds { .. }) => Caught::OutOfBounds,
             Some(FaultKind::Misaligned { .. }) => Caught::Misaligned,
+            Some(FaultKind::Mbarrier { .. } | FaultKind::Deadlock(_)) => Caught::Barrier,
             other => panic!("{}: {other:?}", fault.what),
         }),
     })
@@ -311,8 +337,9 @@ fn verdict(nvrtc: Nvrtc, fault: &Fault) -> Option<Caught> {
 fn every_planted_fault_is_caught() {
     let Some(nvrtc) = nvrtc() else { return };
     let mut missed = Vec::new();
-    for fault in FAULTS {
-        let verdict = verdict(nvrtc, fault);
+    let plain = FAULTS.iter().map(|fault| (fault, false));
+    for (fault, bulk) in plain.chain(BULK_FAULTS.iter().map(|fault| (fault, true))) {
+        let verdict = verdict(nvrtc, fault, bulk);
         let caught = verdict.map_or("MISSED".to_owned(), |caught| format!("{caught:?}"));
         println!("{:<58}{:<6}{caught}", fault.what, fault.format.to_string());
         if verdict != Some(fault.caught) {
