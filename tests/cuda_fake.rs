@@ -158,7 +158,7 @@ fn bounds_are_checked_before_anything_is_queued() {
 fn pages_survive_every_operation() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
-        (0..12).for_each(|seed| cases::store_agrees_with_the_host(context, seed));
+        (0..12).for_each(|seed| cases::store_agrees_with_the_host(context, None, seed));
     });
 }
 

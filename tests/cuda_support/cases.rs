@@ -44,13 +44,17 @@ pub fn formats() -> impl Iterator<Item = PageFormat> {
     all.iter().flat_map(move |&k| all.iter().map(move |&v| PageFormat { k, v }))
 }
 
-/// A device store and a host store that are told the same hold the same bytes.
-pub fn store_agrees_with_the_host(context: &Context, seed: u64) {
+/// A device store and a host store that are told the same hold the same bytes, with and without
+/// kernels that move slots.
+pub fn store_agrees_with_the_host(context: &Context, kernels: Option<&Arc<Kernels>>, seed: u64) {
     const PAGES: usize = 24;
     const PAGE_BYTES: usize = 4096;
     let mut rng = Rng::new(seed);
     let stream = Arc::new(Stream::new(context).unwrap());
     let mut device = CudaStore::new(stream, PAGES, PAGE_BYTES).unwrap();
+    if let Some(kernels) = kernels {
+        device = device.with_kernels(Arc::clone(kernels)).unwrap();
+    }
     let mut host = HostStore::new(PAGES, PAGE_BYTES).unwrap();
     let all: Vec<u32> = (0..PAGES as u32).collect();
     for format in formats() {
@@ -66,14 +70,17 @@ pub fn store_agrees_with_the_host(context: &Context, seed: u64) {
         let (k, v) = (Rows::dense(&k, dim), Rows::dense(&v, dim));
         device.append(table, first, k, v).unwrap();
         host.append(table, first, k, v).unwrap();
-        let moves: Vec<SlotMove> = (0..rng.below(6))
-            .map(|_| SlotMove {
-                from: (first + rng.below(count)) as u32,
-                to: (first + rng.below(count)) as u32,
-            })
-            .collect();
-        device.move_slots(table, &moves).unwrap();
-        host.move_slots(table, &moves).unwrap();
+        // Moves that depend on their order, then survivors into holes as an eviction makes them.
+        let mut any = |count: usize| (first + rng.below(count)) as u32;
+        let chain: Vec<SlotMove> =
+            (0..5).map(|_| SlotMove { from: any(count), to: any(count) }).collect();
+        let slots = (first + count) as u32;
+        let holes = (0..count as u32 / 3).map(|i| SlotMove { from: slots - 1 - i, to: 2 * i / 3 });
+        let holes: Vec<SlotMove> = holes.collect();
+        for moves in [chain, holes] {
+            device.move_slots(table, &moves).unwrap();
+            host.move_slots(table, &moves).unwrap();
+        }
         let copies = [(pages[0], pages[1]), (pages[2], pages[3])];
         device.copy_pages(&copies).unwrap();
         host.copy_pages(&copies).unwrap();

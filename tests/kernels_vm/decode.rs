@@ -78,7 +78,8 @@ pub fn decode(
     let partial_rows = plan.partials as usize * world.group;
     let partial_out = vm.alloc_uninit("partial out", 4 * partial_rows * head_dim);
     let partial_lse = vm.alloc_uninit("partial lse", 4 * partial_rows);
-    let raw = if logits { vm.alloc_uninit("logits", 4 * slots * world.group) } else { DevicePtr(0) };
+    let raw =
+        if logits { vm.alloc_uninit("logits", 4 * slots * world.group) } else { DevicePtr(0) };
     let args = [pages, ids, items, lists, queries, out, lse, partial_out, partial_lse, raw]
         .map(Arg::ptr)
         .into_iter()
@@ -232,7 +233,8 @@ fn logits_are_the_scaled_scores_of_every_slot() {
             [KernelFile::Decode, KernelFile::Merge].map(|f| kernel(nvrtc, f, &spec, arch("sm_90")));
         let world = World::new(&spec, &[5, 0, 37], 9);
         let split = Split { lists: 3, min_slots: 16 };
-        let got = decode(&kernels[0], &kernels[1], &world, true, split, Free::Forbidden, 4).unwrap();
+        let got =
+            decode(&kernels[0], &kernels[1], &world, true, split, Free::Forbidden, 4).unwrap();
         let mut at = 0;
         for (index, head) in world.heads.iter().enumerate() {
             for row in 0..group {

@@ -47,7 +47,8 @@ fn select_agrees_with_a_sort() {
         for (slots, distinct, dying) in
             [(700, 65_536, 300), (700, 3, 301), (300, 1, 77), (20, 9, 0), (1, 1, 1), (513, 2, 500)]
         {
-            let scores = (0..slots).map(|_| (random.below(distinct) as u16).wrapping_mul(7)).collect();
+            let scores =
+                (0..slots).map(|_| (random.below(distinct) as u16).wrapping_mul(7)).collect();
             let mut positions: Vec<u32> = (0..slots as u32).map(|p| p * 3).collect();
             for i in (1..slots).rev() {
                 positions.swap(i, random.below(i + 1));
@@ -129,7 +130,16 @@ fn window_scores_replay_attention() {
             let (slots, before) = (head.slots as u32, (head.slots - tokens) as u32);
             let window = tokens as u32;
             items.extend([query, starts[index], cut, 0, before, window, first, 0]);
-            items.extend([query, starts[index] + 1, slots - cut, cut, before, window, first + cut, 0]);
+            items.extend([
+                query,
+                starts[index] + 1,
+                slots - cut,
+                cut,
+                before,
+                window,
+                first + cut,
+                0,
+            ]);
             sums.extend(per_slot);
         }
         let slots = sums.len();
@@ -138,7 +148,10 @@ fn window_scores_replay_attention() {
             Arg::ptr(pages),
             Arg::ptr(ids),
             Arg::ptr(vm.alloc_read_only("items", &words(items))),
-            Arg::ptr(vm.alloc_read_only("queries", &words(chunk.queries.concat().into_iter().map(f32::to_bits)))),
+            Arg::ptr(vm.alloc_read_only(
+                "queries",
+                &words(chunk.queries.concat().into_iter().map(f32::to_bits)),
+            )),
             Arg::ptr(vm.alloc_read_only("lse", &words(lse.into_iter().map(f32::to_bits)))),
             Arg::ptr(out),
             Arg::u32((world.heads.len() * group) as u32),
@@ -196,8 +209,7 @@ fn pooled_scores_are_the_hosts_sixteen_bits() {
         let got = vm.read(out).unwrap();
         let mut first = 0;
         for &slots in &lengths {
-            let slot_at =
-                |rank: usize| if ordered { order[first + rank] as usize } else { rank };
+            let slot_at = |rank: usize| if ordered { order[first + rank] as usize } else { rank };
             for rank in 0..slots {
                 let near = rank.saturating_sub(3)..(rank + 4).min(slots);
                 let pooled = (0..group).map(|g| {

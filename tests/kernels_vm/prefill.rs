@@ -113,7 +113,10 @@ fn check(nvrtc: Nvrtc, spec: &Specialisation, arch_name: &str, lengths: &[usize]
         let got = prefill(&kernel, &world, &chunk, free, seed)
             .unwrap_or_else(|e| panic!("{spec:?} {arch_name}: {e}"));
         let error = prefill_error(&world, &chunk, &got);
-        println!("{:<14}{:>5}{:>3}{error:>10.1e}", spec.layout.format, spec.layout.head_dim, spec.group);
+        println!(
+            "{:<14}{:>5}{:>3}{error:>10.1e}",
+            spec.layout.format, spec.layout.head_dim, spec.group
+        );
         assert!(error <= tolerance(spec.layout.format), "{spec:?} {arch_name}: {error:e}");
     }
 }

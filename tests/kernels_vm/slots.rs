@@ -167,7 +167,8 @@ fn compact_moves_every_byte_of_a_slot() {
             let mut want = world.arena.clone();
             let layout = &world.layout;
             for (head, moves) in world.heads.iter().zip(moves) {
-                let base = |slot: usize| head.pages[slot / layout.slots] as usize * layout.page_bytes;
+                let base =
+                    |slot: usize| head.pages[slot / layout.slots] as usize * layout.page_bytes;
                 for &(from, to) in moves {
                     for region in [&layout.k, &layout.v] {
                         let read = slot_ranges(region, from % layout.slots);
