@@ -7,6 +7,8 @@ mod cases;
 mod emulate;
 #[path = "cuda_support/fake.rs"]
 mod fake;
+#[path = "cuda_support/memory.rs"]
+mod memory;
 
 use std::sync::Arc;
 
@@ -230,9 +232,9 @@ fn refusals_are_those_of_the_host_store() {
 fn staging_mirror_and_fence_wait_for_what_they_must() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
-        (0..20).for_each(|seed| cases::staging_delivers(context, seed));
-        (0..5).for_each(|seed| cases::mirror_follows(context, seed));
-        cases::fence_retires_in_order(context);
+        (0..20).for_each(|seed| memory::staging_delivers(context, seed));
+        (0..5).for_each(|seed| memory::mirror_follows(context, seed));
+        memory::fence_retires_in_order(context);
         let stream = Stream::new(context).unwrap();
         let (start, end) = (Event::timed(context).unwrap(), Event::timed(context).unwrap());
         start.record(&stream).unwrap();

@@ -5,6 +5,12 @@
 //! fail.
 #![cfg(feature = "cuda")]
 
+#[cfg(unix)]
+#[path = "cuda_support/cases.rs"]
+mod cases;
+#[cfg(unix)]
+#[path = "cuda_support/fake.rs"]
+mod fake;
 mod ptxvm;
 
 mod kernels_vm {
@@ -16,5 +22,7 @@ mod kernels_vm {
     mod harness;
     mod prefill;
     mod slots;
+    #[cfg(unix)]
+    mod whole;
     mod world;
 }
