@@ -77,7 +77,7 @@ struct Attention {
                     }
             }
             u32 a[SETS][4];
-            operand<Keys::Mma>(v, a);
+            operand<Keys::KeyMma>(v, a);
 #pragma unroll
             for (u32 set = 0; set < SETS; ++set)
                 to[set * STEPS * WARP + at] = make_uint4(a[set][0], a[set][1], a[set][2], a[set][3]);
@@ -148,7 +148,7 @@ struct Attention {
 #pragma unroll
                     for (u32 plane = Keys::PLANES; plane-- > 0;)
 #pragma unroll
-                        for (u32 n = 0; n < NT; ++n) Keys::Mma::mma(c[n], a, b[plane][n]);
+                        for (u32 n = 0; n < NT; ++n) Keys::KeyMma::mma(c[n], a, b[plane][n]);
                 }
             }
 #pragma unroll
@@ -234,9 +234,9 @@ struct Attention {
 #pragma unroll
                         for (u32 h = 0; h < HALVES; ++h) scaled[h][n][e] = p[h][n][e] * s;
                     }
-                operand<Values::Mma>(scaled, a);
+                operand<Values::ValueMma>(scaled, a);
             } else {
-                operand<Values::Mma>(p, a);
+                operand<Values::ValueMma>(p, a);
             }
 #pragma unroll
             for (u32 step = g * GROUP_STEPS; step < min_of((g + 1) * GROUP_STEPS, STEPS); ++step) {
@@ -248,7 +248,7 @@ struct Attention {
                     for (u32 plane = Values::PLANES; plane-- > 0;)
 #pragma unroll
                         for (u32 j = 0; j < NT; ++j)
-                            Values::Mma::mma(state.acc[step][j], a[set], b[plane][j]);
+                            Values::ValueMma::mma(state.acc[step][j], a[set], b[plane][j]);
             }
         }
     }

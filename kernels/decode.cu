@@ -70,26 +70,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const u32 row = item.query + first_row;
         const u32 tiles = tiles_of(item.slots);
 
-        // The id of the next tile's page is read one tile early: its latency hides behind a tile.
-        u32 next_id = 0;
-        const auto prefetch = [&](u32 tile) {
-            if (tile < tiles) next_id = page_ids[item.pages + tile / PAGE_TILES];
+        // Page ids come 32 tiles at a time, one a lane, and a batch before they are needed.
+        const auto read_ids = [&](u32 first) {
+            const u32 tile = warp + (first + lane) * WARPS;
+            return tile < tiles ? page_ids[item.pages + tile / PAGE_TILES] : 0;
         };
-        const auto issue = [&](u32 tile, u32 stage) {
+        u32 ids = 0, next_ids = read_ids(0), issued = 0;
+        const auto issue = [&](u32 stage) {
+            const u32 tile = warp + issued * WARPS;
             if (tile < tiles) {
+                if (issued % WARP == 0) {
+                    ids = next_ids;
+                    next_ids = read_ids(issued + WARP);
+                }
                 const TileAt t(tile, item.slots);
-                const u8* const page = page_at(pages, next_id);
-                prefetch(tile + WARPS);
+                const u8* const page = page_at(pages, __shfl_sync(ALL, ids, issued % WARP));
                 Keys::template copy_tile<WARP>(stage, page, t.first, t.valid, lane);
                 Values::template copy_tile<WARP>(stage + Keys::TILE_BYTES, page, t.first, t.valid,
                                                  lane);
+                ++issued;
             }
             copy_async_commit();
         };
 
-        prefetch(warp);
 #pragma unroll
-        for (u32 s = 0; s < STAGES - 1; ++s) issue(warp + s * WARPS, my_ring + s * STAGE_BYTES);
+        for (u32 s = 0; s < STAGES - 1; ++s) issue(my_ring + s * STAGE_BYTES);
 
         Attend::stage_queries<THREADS>(
             shared_queries, threadIdx.x, scale * LOG2_E, [&](u32 r) -> const u8* {
@@ -106,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             copy_async_wait<STAGES - 2>();
             // All lanes' copies have landed, and all lanes are done with the tile before.
             __syncwarp();
-            issue(tile + (STAGES - 1) * WARPS, free_stage);
+            issue(free_stage);
 
             const TileAt t(tile, item.slots);
             Attend::Block x;

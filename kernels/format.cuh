@@ -32,7 +32,7 @@ template <u32 F>
 struct Format;
 
 // What every format has:
-//   Mma                          the 16-bit float its matrix products run in
+//   KeyMma, ValueMma             the 16-bit float its matrix products run in
 //   PLANES                       terms a value is split into; their products are summed
 //   SCALE_CHANNELS               channels that share a scale; D when there are no scales
 //   SCALED
@@ -47,7 +47,8 @@ struct Format;
 // Two bytes a value, read by the matrix loads as they are.
 template <class M>
 struct Wide {
-    using Mma = M;
+    using KeyMma = M;
+    using ValueMma = M;
     static constexpr u32 PLANES = 1;
     static constexpr bool SCALED = false;
     static constexpr u32 SCALE_CHANNELS = D;
@@ -94,7 +95,8 @@ struct Format<2> : Wide<Brain> {};
 // Four bytes a value: three bfloat16 terms hold all 24 bits of it.
 template <>
 struct Format<0> {
-    using Mma = Brain;
+    using KeyMma = Brain;
+    using ValueMma = Brain;
     static constexpr u32 PLANES = 3;
     static constexpr bool SCALED = false;
     static constexpr u32 SCALE_CHANNELS = D;
@@ -117,7 +119,7 @@ struct Format<0> {
     static __device__ __forceinline__ void keys(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
 #pragma unroll
         for (u32 n = 0; n < NT; ++n) {
-            const float4 v = load_shared_4(at + 8 * n * ROW + 64 * step);
+            const uint4 v = load_shared_4(at + 8 * n * ROW + 64 * step);
             split_3(v.x, v.y, b, n, 0);
             split_3(v.z, v.w, b, n, 1);
         }
@@ -126,8 +128,8 @@ struct Format<0> {
     static __device__ __forceinline__ void values(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
 #pragma unroll
         for (u32 half = 0; half < 2; ++half) {
-            const float2 even = load_shared_2(at + 8 * half * ROW + 64 * step);
-            const float2 odd = load_shared_2(at + (8 * half + 1) * ROW + 64 * step);
+            const uint2 even = load_shared_2(at + 8 * half * ROW + 64 * step);
+            const uint2 odd = load_shared_2(at + (8 * half + 1) * ROW + 64 * step);
             split_3(even.x, odd.x, b, 0, half);
             split_3(even.y, odd.y, b, 1, half);
         }
@@ -144,23 +146,24 @@ struct Format<0> {
 
 private:
     // Truncation leaves an exact remainder, so three terms of eight bits are the value itself.
-    static __device__ __forceinline__ void split_3(float low, float high,
-                                                   u32 (&b)[PLANES][NT][2], u32 n, u32 half) {
+    static __device__ __forceinline__ void split_3(u32 low, u32 high, u32 (&b)[PLANES][NT][2],
+                                                   u32 n, u32 half) {
 #pragma unroll
         for (u32 plane = 0; plane < PLANES; ++plane) {
-            const u32 l = __float_as_uint(low), h = __float_as_uint(high);
-            b[plane][n][half] = __byte_perm(l, h, 0x7632);
-            low -= __uint_as_float(l & 0xffff0000u);
-            high -= __uint_as_float(h & 0xffff0000u);
+            b[plane][n][half] = __byte_perm(low, high, 0x7632);
+            low = subtract_bits(low, low & 0xffff0000u);
+            high = subtract_bits(high, high & 0xffff0000u);
         }
     }
 };
 
 // One signed byte a value, one f16 scale per slot and 64 channels. Integers up to 8 bits are exact
-// in bfloat16, whose range also holds any scaled probability.
+// in both 16-bit floats. Half precision takes fewer instructions; over V, probabilities carry the
+// scale, and only bfloat16 has the range for that.
 template <>
 struct Format<3> {
-    using Mma = Brain;
+    using KeyMma = Half;
+    using ValueMma = Brain;
     static constexpr u32 PLANES = 1;
     static constexpr bool SCALED = true;
     static constexpr u32 SCALE_CHANNELS = 64;
@@ -184,14 +187,20 @@ struct Format<3> {
         u32 r[2];
         load_matrix_2(r, at + 16 * step);
 #pragma unroll
-        for (u32 n = 0; n < NT; ++n) widen(r[n], b[0][n][0], b[0][n][1]);
+        for (u32 n = 0; n < NT; ++n) {
+            b[0][n][0] = to_half(r[n]);
+            b[0][n][1] = to_half(r[n] >> 8);
+        }
     }
     template <u32 ROW>
     static __device__ __forceinline__ void values(u32 at, u32 step, u32 (&b)[PLANES][NT][2]) {
         u32 r[2];
         load_matrix_2_trans(r, at + 16 * step);
 #pragma unroll
-        for (u32 half = 0; half < 2; ++half) widen(r[half], b[0][0][half], b[0][1][half]);
+        for (u32 half = 0; half < 2; ++half) {
+            b[0][0][half] = to_brain(r[half]);
+            b[0][1][half] = to_brain(r[half] >> 8);
+        }
     }
     static __device__ __forceinline__ float4 load_4(const u8* payload, const u8* scales,
                                                     u32 channel) {
@@ -231,14 +240,19 @@ private:
     static __device__ __forceinline__ u32 byte(float v) {
         return static_cast<u32>(max(-128, min(127, __float2int_rn(v)))) & 0xffu;
     }
-    // Bytes 0 and 2, then 1 and 3, as bfloat16 pairs: 128 + the low seven bits, less 128 or 256.
-    static __device__ __forceinline__ void widen(u32 bytes, u32& even, u32& odd) {
-        even = widen_even(bytes);
-        odd = widen_even(bytes >> 8);
+    // Bytes 0 and 2 as half precision: 1024 + the byte with its sign bit flipped, less 1152.
+    static __device__ __forceinline__ u32 to_half(u32 bytes) {
+        u32 biased, r;
+        asm("lop3.b32 %0, %1, %2, %3, 0x6a;"  // (a & b) ^ c
+            : "=r"(biased)
+            : "r"(bytes), "r"(0x00ff00ffu), "r"(0x64806480u));
+        asm("sub.f16x2 %0, %1, %2;" : "=r"(r) : "r"(biased), "r"(0x64806480u));
+        return r;
     }
-    static __device__ __forceinline__ u32 widen_even(u32 bytes) {
-        const u32 low = (bytes & 0x007f007fu) | 0x43004300u;
-        const u32 sign = (bytes & 0x00800080u) | 0x43004300u;
+    // Bytes 0 and 2 as bfloat16: 128 + the low seven bits, less 128 or 256.
+    static __device__ __forceinline__ u32 to_brain(u32 bytes) {
+        const u32 low = and_or(bytes, 0x007f007fu, 0x43004300u);
+        const u32 sign = and_or(bytes, 0x00800080u, 0x43004300u);
         u32 r;
         asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(sign), "r"(0xbf80bf80u), "r"(low));
         return r;

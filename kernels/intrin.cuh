@@ -125,18 +125,18 @@ __device__ __forceinline__ void load_matrix_4_trans(u32& a, u32& b, u32& c, u32&
                  : "memory");
 }
 
-__device__ __forceinline__ float4 load_shared_4(u32 from) {
-    float4 v;
-    asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];"
-                 : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+__device__ __forceinline__ uint4 load_shared_4(u32 from) {
+    uint4 v;
+    asm volatile("ld.shared.v4.b32 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                  : "r"(from)
                  : "memory");
     return v;
 }
 
-__device__ __forceinline__ float2 load_shared_2(u32 from) {
-    float2 v;
-    asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(v.x), "=f"(v.y) : "r"(from) : "memory");
+__device__ __forceinline__ uint2 load_shared_2(u32 from) {
+    uint2 v;
+    asm volatile("ld.shared.v2.b32 {%0,%1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(from) : "memory");
     return v;
 }
 
@@ -215,6 +215,19 @@ template <class M>
 __device__ __forceinline__ void split(float low, float high, u32& coarse, u32& fine) {
     coarse = M::pack(low, high);
     fine = M::pack(low - M::low(coarse), high - M::high(coarse));
+}
+
+// The bits of a - b, for the bits of a and b: registers have no type, and saying so saves moves.
+__device__ __forceinline__ u32 subtract_bits(u32 a, u32 b) {
+    u32 r;
+    asm("sub.rn.f32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+
+__device__ __forceinline__ u32 and_or(u32 a, u32 b, u32 c) {
+    u32 r;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    return r;
 }
 
 // ---- arithmetic that must not change with the compiler's flags ----

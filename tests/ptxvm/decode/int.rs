@@ -157,6 +157,7 @@ impl Cx<'_> {
                 };
                 self.alu3(ty, Box::new(move |a, b, c| lop3(a, b, c, lut)))
             }
+            "dp2a" => self.dp2a(),
             "dp4a" => self.dp4a(),
             _ => self.fail("unsupported integer opcode"),
         }
@@ -194,6 +195,25 @@ impl Cx<'_> {
                 let n = if clamp { c.min(32) } else { c & 31 };
                 let joined = (b << 32) | (a & 0xffff_ffff);
                 if left { ((u128::from(joined) << n) >> 32) as u64 } else { joined >> n }
+            }),
+        )
+    }
+
+    /// Two 16-bit numbers of `a` by two of the four bytes of `b`.
+    fn dp2a(&mut self) -> Result<Op, Error> {
+        let types = self.types();
+        let [at, bt] = types[..] else { return self.fail("dp2a needs two types") };
+        let first = if self.half()? == Half::Hi { 16 } else { 0 };
+        let number = |v: u64, bits: u32, ty: Ty| {
+            let v = v & mask(bits);
+            if ty.signed() { sign_extend(v, bits) } else { v as i64 }
+        };
+        self.alu3(
+            Ty::U(32),
+            Box::new(move |a, b, c| {
+                let product =
+                    |i: u32| number(a >> (16 * i), 16, at) * number(b >> (first + 8 * i), 8, bt);
+                (c as i64).wrapping_add(product(0) + product(1)) as u64
             }),
         )
     }

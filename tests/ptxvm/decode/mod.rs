@@ -321,7 +321,7 @@ impl Cx<'_> {
             "rcp" | "sqrt" | "rsqrt" | "ex2" | "lg2" | "sin" | "cos" | "tanh" | "copysign"
             | "testp" => self.fp(&name),
             "mul24" | "mad24" | "sad" | "popc" | "clz" | "brev" | "bfind" | "bfe" | "bfi"
-            | "shl" | "shr" | "shf" | "prmt" | "lop3" | "dp4a" | "cnot" => self.int(&name),
+            | "shl" | "shr" | "shf" | "prmt" | "lop3" | "dp2a" | "dp4a" | "cnot" => self.int(&name),
             "and" | "or" | "xor" | "not" => {
                 if self.ty()? == Ty::Pred {
                     self.pred_logic(&name)
