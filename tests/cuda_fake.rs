@@ -177,6 +177,8 @@ fn an_engines_own_memory_and_stream_stay_its_own() {
         let mut store = store.unwrap();
         store.write_pages(&[1], &[7; 1024]).unwrap();
         drop(store);
+        let address = memory.address();
+        assert_eq!(fake.allocation(address + 5), Some((address, 4096)), "still the engine's");
         let mut staging = Staging::new(context, 2, 4096).unwrap();
         let mut bytes = [0; 1024];
         staging
@@ -266,6 +268,7 @@ fn attention_plans_launches_and_merges() {
                 &kernels,
                 shape,
                 &[format],
+                2500,
                 seed as u64,
                 1e-3,
             );

@@ -111,14 +111,7 @@ const FAULTS: &[Fault] = &[
         "if (false) {",
         Wrong,
     ),
-    fault(
-        "decode: free slots are read",
-        Decode,
-        F16,
-        "row < valid ? 16 : 0",
-        "16",
-        Uninitialised,
-    ),
+    fault("decode: free slots are read", Decode, F16, "row < valid ? 16 : 0", "16", Uninitialised),
     fault(
         "decode: scales of free slots are read",
         Decode,
@@ -217,14 +210,7 @@ const FAULTS: &[Fault] = &[
         "return v;",
         Wrong,
     ),
-    fault(
-        "decode: the sum is not rescaled",
-        Decode,
-        F16,
-        "state.sum[h] *= factor;",
-        "",
-        Wrong,
-    ),
+    fault("decode: the sum is not rescaled", Decode, F16, "state.sum[h] *= factor;", "", Wrong),
     fault(
         "decode: the rounding of queries is dropped",
         Decode,

@@ -43,11 +43,12 @@ fn run(launch: &Launch<'_>) -> Result<(), String> {
     let fake = FAKE.with_borrow(Clone::clone).ok_or("no driver")?;
     let module = MODULES.with_borrow_mut(|modules| -> Result<_, String> {
         let key = launch.ptx.as_ptr() as usize;
-        if !modules.contains_key(&key) {
-            let parsed = Module::parse(launch.ptx).map_err(|e| format!("{e:?}"))?;
-            modules.insert(key, Rc::new(parsed));
+        if let Some(module) = modules.get(&key) {
+            return Ok(Rc::clone(module));
         }
-        Ok(Rc::clone(&modules[&key]))
+        let parsed = Rc::new(Module::parse(launch.ptx).map_err(|e| format!("{e:?}"))?);
+        modules.insert(key, Rc::clone(&parsed));
+        Ok(parsed)
     })?;
     // Addresses are arguments and nothing else: memory holds indices alone. Each allocation that an
     // argument points into is a buffer of the interpreter, which bounds every access to it.
