@@ -3,6 +3,8 @@
 
 #[path = "cuda_support/cases.rs"]
 mod cases;
+#[path = "cuda_support/engine.rs"]
+mod engine;
 #[path = "cuda_support/memory.rs"]
 mod memory;
 
@@ -15,7 +17,7 @@ use headwise::{
         driver::{Context, Driver},
         nvrtc::{Folders, Nvrtc},
     },
-    format::{PageFormat, SlotFormat},
+    format::{PageFormat, PageLayout, SlotFormat},
 };
 
 /// The first device; `None`, loudly, where there is none.
@@ -72,5 +74,17 @@ fn attention_is_that_of_the_reference() {
         let shape = CacheShape::new(1, 4, 4 * group, head_dim).unwrap();
         let seed = seed as u64;
         cases::attention_agrees_with_the_reference(&kernels, shape, &mixed, 20_000, seed, 2e-3);
+    }
+}
+
+#[test]
+fn an_engines_decode_loop_is_that_of_the_reference() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    let shape = CacheShape::new(1, 3, 12, 64).unwrap();
+    for format in cases::formats() {
+        let layout = PageLayout::new(format, 64, 8192).unwrap();
+        let lengths = [[700, 1], [701, 2], [20, 3], [0, 40], [1, 41], [300, 17]];
+        engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 2e-3);
     }
 }

@@ -9,6 +9,9 @@
 #[path = "cuda_support/cases.rs"]
 mod cases;
 #[cfg(unix)]
+#[path = "cuda_support/engine.rs"]
+mod engine;
+#[cfg(unix)]
 #[path = "cuda_support/fake.rs"]
 mod fake;
 mod ptxvm;

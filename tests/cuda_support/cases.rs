@@ -32,7 +32,7 @@ impl Rng {
         (self.next() >> 11) as usize % end
     }
 
-    fn values(&mut self, count: usize) -> Vec<f32> {
+    pub fn values(&mut self, count: usize) -> Vec<f32> {
         (0..count).map(|_| (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect()
     }
 }
@@ -191,7 +191,8 @@ pub fn attention_agrees_with_the_reference(
     }
 }
 
-fn close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+/// Equal up to a relative (below 1: absolute) error.
+pub fn close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     assert_eq!(got.len(), expected.len());
     for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
         let near = (got - expected).abs() <= tolerance * expected.abs().max(1.0);

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::HashMap, ffi::c_int, rc::Rc, slice, sync::Arc};
 
 use crate::{
-    cases,
+    cases, engine,
     fake::{Fake, Launch, RawLaunch},
     ptxvm::{Arg, DevicePtr, Machine, Module},
 };
@@ -14,7 +14,7 @@ use headwise::{
         driver::{Context, Stream},
         nvrtc::{Folders, Nvrtc},
     },
-    format::{PageFormat, SlotFormat},
+    format::{PageFormat, PageLayout, SlotFormat},
     store::PageStore,
 };
 
@@ -133,5 +133,22 @@ fn pages_survive_moves_and_copies_by_kernels() {
         let error = store.copy_pages(&[(0, 1), (2, 3)]).unwrap_err().to_string();
         let text = "page memory on the device: cuLaunchKernel failed with code 2 (CUDA_ERROR_OUT_OF_MEMORY)";
         assert_eq!(error, text);
+    });
+}
+
+#[test]
+fn an_engines_decode_loop_is_that_of_the_reference() {
+    device(90, |_, _, kernels| {
+        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        let k8v16 = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
+        for format in [PageFormat::both(SlotFormat::F32), k8v16] {
+            let layout = PageLayout::new(format, 64, 4096).unwrap();
+            let lengths = [[1100, 1], [1101, 2], [20, 3], [0, 40], [1, 41]];
+            engine::decode_loop_agrees(kernels, layout, shape, &lengths, 2e-3);
+        }
+        let ran = RAN.take();
+        for kernel in ["append", "decode", "merge"] {
+            assert!(ran.contains(&format!("headwise_{kernel}")), "{kernel} in {ran:?}");
+        }
     });
 }
