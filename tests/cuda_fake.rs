@@ -7,6 +7,8 @@ mod cases;
 mod emulate;
 #[path = "cuda_support/fake.rs"]
 mod fake;
+#[path = "cuda_support/memory.rs"]
+mod memory;
 
 use std::sync::Arc;
 
@@ -158,7 +160,7 @@ fn bounds_are_checked_before_anything_is_queued() {
 fn pages_survive_every_operation() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
-        (0..12).for_each(|seed| cases::store_agrees_with_the_host(context, seed));
+        (0..12).for_each(|seed| cases::store_agrees_with_the_host(context, None, seed));
     });
 }
 
@@ -175,6 +177,8 @@ fn an_engines_own_memory_and_stream_stay_its_own() {
         let mut store = store.unwrap();
         store.write_pages(&[1], &[7; 1024]).unwrap();
         drop(store);
+        let address = memory.address();
+        assert_eq!(fake.allocation(address + 5), Some((address, 4096)), "still the engine's");
         let mut staging = Staging::new(context, 2, 4096).unwrap();
         let mut bytes = [0; 1024];
         staging
@@ -230,9 +234,9 @@ fn refusals_are_those_of_the_host_store() {
 fn staging_mirror_and_fence_wait_for_what_they_must() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
-        (0..20).for_each(|seed| cases::staging_delivers(context, seed));
-        (0..5).for_each(|seed| cases::mirror_follows(context, seed));
-        cases::fence_retires_in_order(context);
+        (0..20).for_each(|seed| memory::staging_delivers(context, seed));
+        (0..5).for_each(|seed| memory::mirror_follows(context, seed));
+        memory::fence_retires_in_order(context);
         let stream = Stream::new(context).unwrap();
         let (start, end) = (Event::timed(context).unwrap(), Event::timed(context).unwrap());
         start.record(&stream).unwrap();
@@ -264,6 +268,7 @@ fn attention_plans_launches_and_merges() {
                 &kernels,
                 shape,
                 &[format],
+                2500,
                 seed as u64,
                 1e-3,
             );

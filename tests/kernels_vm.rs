@@ -5,6 +5,15 @@
 //! fail.
 #![cfg(feature = "cuda")]
 
+#[cfg(unix)]
+#[path = "cuda_support/cases.rs"]
+mod cases;
+#[cfg(unix)]
+#[path = "cuda_support/engine.rs"]
+mod engine;
+#[cfg(unix)]
+#[path = "cuda_support/fake.rs"]
+mod fake;
 mod ptxvm;
 
 mod kernels_vm {
@@ -16,5 +25,7 @@ mod kernels_vm {
     mod harness;
     mod prefill;
     mod slots;
+    #[cfg(unix)]
+    mod whole;
     mod world;
 }

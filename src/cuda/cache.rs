@@ -18,6 +18,7 @@ use super::{
     Arch, CudaError,
     nvrtc::{Compiled, Cubin, KernelUsage, Nvrtc, Source},
 };
+use crate::fetch::CacheDir;
 
 /// Changes when the form of entries does.
 const FORM: &str = "headwise kernel cache 1";
@@ -51,6 +52,11 @@ impl KernelCache {
     /// A cache in `folder`, which is made when the first entry is.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self { folder: folder.into() }
+    }
+
+    /// The folder `kernels` of headwise's own cache folder.
+    pub fn within(cache: &CacheDir) -> Self {
+        Self::new(cache.path().join("kernels"))
     }
 
     /// The folder.

@@ -155,6 +155,9 @@ pub enum CudaError {
         /// The newest CUDA version the driver supports.
         driver: CudaVersion,
     },
+    /// A page that no format fits in.
+    #[error("{0}")]
+    Layout(String),
     /// Memory and kernels of different contexts.
     #[error("the store and the kernels are of different CUDA contexts")]
     OtherContext,

@@ -29,6 +29,7 @@ mod image;
 pub mod kernels;
 mod loader;
 mod mirror;
+mod moves;
 pub mod nvrtc;
 pub mod report;
 mod staging;

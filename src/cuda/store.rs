@@ -5,8 +5,9 @@ use std::{ops::Range, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    CudaError, Staging,
+    CudaError, Kernels, Staging,
     driver::{Context, DeviceBuffer, Stream},
+    moves::{Mover, independent, independent_pages},
 };
 use crate::{
     base::SlotMove,
@@ -34,6 +35,7 @@ pub struct CudaStore {
     arena: DeviceBuffer,
     stream: Arc<Stream>,
     staging: Mutex<Staging>,
+    mover: Option<Mover>,
     page_bytes: usize,
     pages: usize,
 }
@@ -77,7 +79,21 @@ impl CudaStore {
         page_bytes: usize,
     ) -> Result<Self, StoreError> {
         let staging = Staging::new(stream.context(), STAGING.0, STAGING.1).map_err(device)?;
-        Ok(Self { arena, stream, staging: Mutex::new(staging), page_bytes, pages })
+        let staging = Mutex::new(staging);
+        Ok(Self { arena, stream, staging, mover: None, page_bytes, pages })
+    }
+
+    /// Lets kernels move slots and copy pages, one launch for any number of them. Without kernels each
+    /// slot is four copies, which is right but slow.
+    ///
+    /// # Errors
+    /// [`StoreError::Device`] if the kernels are of another context.
+    pub fn with_kernels(mut self, kernels: Arc<Kernels>) -> Result<Self, StoreError> {
+        if !kernels.context().same(self.context()) {
+            return Err(device(CudaError::OtherContext));
+        }
+        self.mover = Some(Mover::new(kernels));
+        Ok(self)
     }
 
     /// The device address of page 0; page `i` is `i * page_bytes` further.
@@ -229,6 +245,13 @@ impl PageStore for CudaStore {
         for slot in moves.iter().flat_map(|m| [m.from as usize, m.to as usize]) {
             check_table(self, table, &(slot..slot + 1))?;
         }
+        if let Some(mover) = &mut self.mover
+            && moves.len() > 1
+            && independent(moves)
+        {
+            let (pages, staging) = (self.arena.address(), self.staging.get_mut());
+            return mover.move_slots(pages, table, moves, staging, &self.stream).map_err(device);
+        }
         let layout = *table.layout;
         for m in moves {
             let (from, to) = (locate(table, m.from as usize), locate(table, m.to as usize));
@@ -247,6 +270,14 @@ impl PageStore for CudaStore {
 
     fn copy_pages(&mut self, copies: &[(u32, u32)]) -> Result<(), StoreError> {
         copies.iter().flat_map(|c| [c.0, c.1]).try_for_each(|page| check_page(page, self.pages))?;
+        if let Some(mover) = &mut self.mover
+            && copies.len() > 1
+            && independent_pages(copies)
+        {
+            let (pages, staging) = (self.arena.address(), self.staging.get_mut());
+            let bytes = self.page_bytes;
+            return mover.copy_pages(pages, bytes, copies, staging, &self.stream).map_err(device);
+        }
         for &(from, to) in copies {
             let (from, to) = (self.span(from).start, self.span(to).start);
             self.arena.copy_within(from, to, self.page_bytes, &self.stream).map_err(device)?;

@@ -10,13 +10,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef int (*launch_fn)(const char *name, const unsigned *grid, unsigned threads, unsigned shared,
-                         const uint64_t *args, unsigned count);
+struct launch {
+    const char *name, *ptx;
+    const unsigned *grid;
+    unsigned threads, shared;
+    const uint64_t *args;
+    const unsigned char *sizes;
+    unsigned count;
+};
+typedef int (*launch_fn)(const struct launch *);
 
 enum { COPY, FILL, MARK, LAUNCH };
 
 struct function {
     char name[64];
+    const char *ptx;
     unsigned count;
     unsigned char size[32];
 };
@@ -41,6 +49,13 @@ struct module {
     char *ptx;
 };
 
+struct allocation {
+    uint64_t address;
+    size_t bytes;
+    struct allocation *next;
+};
+static struct allocation *allocations;
+
 static struct op *head, *tail;
 static launch_fn on_launch;
 static int version = 13000, devices = 1, arch = 90, fail_code, failed;
@@ -58,6 +73,15 @@ void fake_fail(const char *call, int code) {
 }
 void fake_on_launch(launch_fn callback) { on_launch = callback; }
 long fake_live(void) { return live; }
+// The allocation that an address is in; 0 if none.
+size_t fake_allocation(uint64_t address, uint64_t *start) {
+    for (struct allocation *a = allocations; a; a = a->next)
+        if (address >= a->address && address - a->address < a->bytes) {
+            *start = a->address;
+            return a->bytes;
+        }
+    return 0;
+}
 
 static int fails(const char *call) { return !strcmp(fail_call, call) ? fail_code : 0; }
 #define CHECK() do { int code = fails(__func__); if (code) return code; } while (0)
@@ -77,9 +101,11 @@ static void step(void) {
     if (op->kind == COPY) memcpy(op->to, op->from, op->bytes);
     if (op->kind == FILL) memset(op->to, op->value, op->bytes);
     if (op->kind == MARK) ((struct event *)op->to)->done = 1;
-    if (op->kind == LAUNCH && on_launch && !failed)
-        failed = on_launch(op->function->name, op->grid, op->threads, op->shared, op->args,
-                           op->function->count);
+    if (op->kind == LAUNCH && on_launch && !failed) {
+        struct launch launch = {op->function->name, op->function->ptx, op->grid, op->threads,
+                                op->shared, op->args, op->function->size, op->function->count};
+        failed = on_launch(&launch);
+    }
     free(op);
 }
 
@@ -145,10 +171,27 @@ int cuMemAlloc_v2(uint64_t *p, size_t n) {
     // Device memory is not initialised.
     memset(m, 0xa5, n);
     *p = (uint64_t)(uintptr_t)m;
+    struct allocation *a = malloc(sizeof *a);
+    a->address = *p;
+    a->bytes = n;
+    a->next = allocations;
+    allocations = a;
     live++;
     return 0;
 }
-int cuMemFree_v2(uint64_t p) { run_all(); free((void *)(uintptr_t)p); live--; return 0; }
+int cuMemFree_v2(uint64_t p) {
+    run_all();
+    for (struct allocation **a = &allocations; *a; a = &(*a)->next)
+        if ((*a)->address == p) {
+            struct allocation *gone = *a;
+            *a = gone->next;
+            free(gone);
+            break;
+        }
+    free((void *)(uintptr_t)p);
+    live--;
+    return 0;
+}
 int cuMemHostAlloc(void **p, size_t n, unsigned f) { (void)f; CHECK(); *p = malloc(n); live++; return 0; }
 int cuMemFreeHost(void *p) { free(p); live--; return 0; }
 static int copy(void *to, const void *from, size_t n) {
@@ -199,6 +242,7 @@ int cuModuleGetFunction(void **f, void *m, const char *name) {
     if (!at) return 500;
     struct function *function = calloc(1, sizeof *function);
     snprintf(function->name, sizeof function->name, "%s", name);
+    function->ptx = ((struct module *)m)->ptx;
     const char *end = strchr(at, ')');
     while ((at = strstr(at, ".param ")) && at < end) {
         at += 7;

@@ -1,12 +1,9 @@
 //! What the kernels do, written down plainly in host memory: it stands in for a device in tests of
 //! what surrounds the kernels. The kernels themselves are tested by executing their PTX.
 
-use std::{
-    cell::RefCell,
-    ffi::{CStr, c_char, c_int, c_uint},
-    slice,
-};
+use std::{cell::RefCell, ffi::c_int, slice};
 
+use crate::fake::{Launch, RawLaunch};
 use headwise::{
     cuda::attention::{MergeItem, PrefillItem, ScoreItem, WorkItem},
     format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
@@ -30,24 +27,13 @@ thread_local! {
 ///
 /// # Safety
 /// As a launch: the arguments are those of the kernel.
-pub unsafe extern "C" fn on_launch(
-    name: *const c_char,
-    grid: *const c_uint,
-    _threads: c_uint,
-    _shared: c_uint,
-    arguments: *const u64,
-    count: c_uint,
-) -> c_int {
-    // SAFETY: the driver passes a zero-terminated name, three numbers, and `count` arguments.
-    let (name, grid, arguments) = unsafe {
-        let grid = slice::from_raw_parts(grid, 3);
-        (
-            CStr::from_ptr(name),
-            [grid[0], grid[1], grid[2]],
-            slice::from_raw_parts(arguments, count as usize),
-        )
-    };
-    let name = name.to_str().unwrap_or_default();
+pub unsafe extern "C" fn on_launch(raw: *const RawLaunch) -> c_int {
+    // SAFETY: the driver calls with a launch of its own.
+    let Launch { name, ptx, grid, threads, shared, arguments, sizes } = unsafe { Launch::new(raw) };
+    let whole = threads > 0 && threads.is_multiple_of(32) && shared <= 227 << 10;
+    if !whole || !ptx.contains(name) || sizes.len() != arguments.len() {
+        return 700;
+    }
     LAUNCHES.with_borrow_mut(|launches| launches.push((name.to_owned(), grid)));
     let Some(compiled) = COMPILED.with_borrow(|compiled| *compiled) else { return 700 };
     match (name, arguments) {

@@ -1,10 +1,11 @@
 //! A driver in host memory, built from `driver.c` with the system's C compiler.
 
 use std::{
-    ffi::{CString, c_char, c_int, c_long, c_uint},
+    ffi::{CStr, CString, c_char, c_int, c_long, c_uint},
     fs,
     path::{Path, PathBuf},
     process::Command,
+    slice,
     sync::{LazyLock, Mutex},
 };
 
@@ -12,9 +13,54 @@ use headwise::cuda::driver::Driver;
 use libloading::Library;
 use tempfile::TempDir;
 
-/// The name of a launched kernel, its grid, threads, dynamic shared memory and arguments.
-pub type OnLaunch =
-    unsafe extern "C" fn(*const c_char, *const c_uint, c_uint, c_uint, *const u64, c_uint) -> c_int;
+/// A launch that runs, as `driver.c` has it.
+#[repr(C)]
+pub struct RawLaunch {
+    name: *const c_char,
+    ptx: *const c_char,
+    grid: *const c_uint,
+    threads: c_uint,
+    shared: c_uint,
+    arguments: *const u64,
+    sizes: *const u8,
+    count: c_uint,
+}
+
+/// What runs instead of a kernel; anything but 0 fails the stream.
+pub type OnLaunch = unsafe extern "C" fn(*const RawLaunch) -> c_int;
+
+/// A launch that runs.
+pub struct Launch<'a> {
+    pub name: &'a str,
+    pub ptx: &'a str,
+    pub grid: [u32; 3],
+    pub threads: u32,
+    pub shared: u32,
+    pub arguments: &'a [u64],
+    /// Bytes of each argument.
+    pub sizes: &'a [u8],
+}
+
+impl Launch<'_> {
+    /// # Safety
+    /// `raw` comes from `driver.c`, and the launch is used only while its callback runs.
+    pub unsafe fn new<'a>(raw: *const RawLaunch) -> Launch<'a> {
+        // SAFETY: the driver passes zero-terminated texts, three numbers, and `count` arguments.
+        unsafe {
+            let raw = &*raw;
+            let count = raw.count as usize;
+            Launch {
+                name: CStr::from_ptr(raw.name).to_str().unwrap_or_default(),
+                ptx: CStr::from_ptr(raw.ptx).to_str().unwrap_or_default(),
+                grid: *raw.grid.cast::<[u32; 3]>(),
+                threads: raw.threads,
+                shared: raw.shared,
+                arguments: slice::from_raw_parts(raw.arguments, count),
+                sizes: slice::from_raw_parts(raw.sizes, count),
+            }
+        }
+    }
+}
 
 /// One instance of the driver: its own devices, memory and queue.
 pub struct Fake {
@@ -97,5 +143,15 @@ impl Fake {
     pub fn live(&self) -> c_long {
         // SAFETY: the prototype is that of `driver.c`.
         unsafe { self.library.get::<unsafe extern "C" fn() -> c_long>(b"fake_live").unwrap()() }
+    }
+
+    /// Start and bytes of the device allocation that an address is in.
+    pub fn allocation(&self, address: u64) -> Option<(u64, usize)> {
+        type Find = unsafe extern "C" fn(u64, *mut u64) -> usize;
+        let mut start = 0;
+        // SAFETY: the prototype is that of `driver.c`; the pointer is to a live integer.
+        let bytes =
+            unsafe { self.library.get::<Find>(b"fake_allocation").unwrap()(address, &mut start) };
+        (bytes > 0).then_some((start, bytes))
     }
 }
