@@ -127,9 +127,11 @@ private:
         const u32 next = stage + STAGE_BYTES;
         return next == stages + STAGES * STAGE_BYTES ? stages : next;
     }
+#ifdef HEADWISE_BULK
     __device__ __forceinline__ u32 barrier_of(u32 stage) const {
         return barriers + (stage - stages) / STAGE_BYTES * 8;
     }
+#endif
 };
 
 }  // namespace

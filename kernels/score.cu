@@ -67,7 +67,7 @@ __device__ __forceinline__ u16 quantize(float v) {
 extern "C" __device__ const u32 headwise_score_threads = THREADS;
 extern "C" __device__ const u32 headwise_score_shared = SHARED;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_score(const u8* __restrict__ pages, const u32* __restrict__ page_ids,
                    const Item* __restrict__ items, const u8* __restrict__ queries,
                    const float* __restrict__ lse, float* __restrict__ sums, u32 row_stride,
@@ -153,7 +153,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_score_pool(const Head* __restrict__ heads, const float* __restrict__ sums,
                         const u32* __restrict__ order, u16* __restrict__ scores) {
     const Head head = heads[blockIdx.y];
@@ -177,7 +177,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_score_step(const Head* __restrict__ heads, const float* __restrict__ logits,
                         const float* __restrict__ lse, float* __restrict__ increments) {
     const Head head = heads[blockIdx.y];

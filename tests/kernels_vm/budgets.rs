@@ -39,6 +39,8 @@ fn cost(nvrtc: Nvrtc, arch_name: &str, format: PageFormat, head_dim: usize, grou
     let got = decode(&kernels[0], &kernels[1], &world, false, WHOLE, Free::Forbidden, 1).unwrap();
     let bytes = world.used_bytes() as f64;
     let stats = &got.stats;
+    // Every byte of the pages is copied past L1, none is loaded otherwise.
+    assert!(stats.opcode("cp.async.cg").lanes * 16 >= world.used_bytes());
     Cost {
         instructions: stats.lane_instructions() as f64 / bytes,
         read: stats.global_read_bytes as f64 / bytes,

@@ -49,6 +49,8 @@ pub fn decode(
     seed: u64,
 ) -> Result<Decoded, Error> {
     let mut vm = Machine::new(seed);
+    // A mutant that never ends is caught too.
+    vm.set_budget(1 << 24);
     let (group, head_dim) = (world.group as u32, world.layout.head_dim);
     let cost = WorkCost {
         page_slots: world.layout.slots as u32,

@@ -14,12 +14,16 @@ use super::{
     prefill::{Chunk, prefill, prefill_error, tolerance},
     world::{Free, World},
 };
-use crate::ptxvm::{Error, FaultKind};
+use crate::ptxvm::{Error, FaultKind, Hazard};
 
 /// Which check noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Caught {
-    /// Shared memory without an order between two accesses.
+    /// Shared memory read without an order after the write.
+    EarlyRead,
+    /// Shared memory written without an order after a read.
+    EarlyWrite,
+    /// Two writes to shared memory without an order.
     Race,
     /// An asynchronous copy that nobody waited for.
     InFlight,
@@ -52,7 +56,7 @@ const fn fault(
     Fault { what, file, format, edit: Edit { from, to }, caught }
 }
 
-use Caught::{InFlight, Race, Uninitialised, Wrong};
+use Caught::{EarlyRead, EarlyWrite, InFlight, Uninitialised, Wrong};
 use KernelFile::{Decode, Merge, Prefill};
 use SlotFormat::{Bf16, F16, F32, I8};
 
@@ -79,7 +83,7 @@ const FAULTS: &[Fault] = &[
         F16,
         "            __syncwarp();\n            issue();",
         "            issue();",
-        Race,
+        EarlyRead,
     ),
     fault(
         "decode: no barrier after staging queries",
@@ -87,7 +91,7 @@ const FAULTS: &[Fault] = &[
         F16,
         "        __syncthreads();\n        const Attend::Queries q",
         "        const Attend::Queries q",
-        Race,
+        EarlyRead,
     ),
     fault(
         "decode: no barrier before accumulators reuse the ring",
@@ -103,7 +107,7 @@ const FAULTS: &[Fault] = &[
         F16,
         "        // The next item overwrites the queries and the ring.\n        __syncthreads();",
         "",
-        Race,
+        EarlyWrite,
     ),
     fault(
         "decode: no mask on a partial tile",
@@ -200,8 +204,8 @@ const FAULTS: &[Fault] = &[
         "decode: the wrong half of f32 words",
         Decode,
         F32,
-        "__byte_perm(l, h, 0x7632)",
-        "__byte_perm(l, h, 0x5410)",
+        "__byte_perm(low, high, 0x7632)",
+        "__byte_perm(low, high, 0x5410)",
         Wrong,
     ),
     fault(
@@ -322,6 +326,8 @@ fn verdict(nvrtc: Nvrtc, fault: &Fault, bulk: bool) -> Option<Caught> {
         Ok(true) => None,
         Ok(false) => Some(Caught::Wrong),
         Err(error) => Some(match error.fault() {
+            Some(FaultKind::Race { hazard: Hazard::ReadAfterWrite, .. }) => Caught::EarlyRead,
+            Some(FaultKind::Race { hazard: Hazard::WriteAfterRead, .. }) => Caught::EarlyWrite,
             Some(FaultKind::Race { .. }) => Caught::Race,
             Some(FaultKind::AsyncInFlight { .. } | FaultKind::AsyncCopy(_)) => Caught::InFlight,
             Some(FaultKind::Uninitialised { .. }) => Caught::Uninitialised,

@@ -111,8 +111,15 @@ fn build(
         let (_, value) = compiled.ptx.split_once(&format!("{name} = "))?;
         value.split(';').next()?.parse::<u32>().ok()
     };
+    let module = Module::parse(&compiled.ptx).unwrap();
+    assert!(
+        module.kernels().any(|name| name == file.entry()),
+        "{} in {}",
+        file.entry(),
+        source.name
+    );
     Kernel {
-        module: Module::parse(&compiled.ptx).unwrap(),
+        module,
         entry: file.entry(),
         threads: constant(file.threads_constant()).unwrap(),
         // A constant of zero has no initial value in PTX.
