@@ -283,7 +283,7 @@ const BULK_FAULTS: &[Fault] = &[
         I8,
         "return PAYLOAD_STRIDE + (lane == 0 ? TILE * SCALE_STRIDE : 0);",
         "return PAYLOAD_STRIDE;",
-        InFlight,
+        EarlyRead,
     ),
     fault(
         "bulk decode: a row too few",
