@@ -6,6 +6,8 @@ pub mod base;
 pub mod cache;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod evict;

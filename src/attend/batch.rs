@@ -58,7 +58,7 @@ impl Batch<'_> {
     }
 
     /// Refuses everything that a backend would otherwise have to trust.
-    pub(super) fn check<S: PageStore>(
+    pub(crate) fn check<S: PageStore>(
         &self,
         store: &S,
         output: &Output<'_>,

@@ -63,12 +63,12 @@ impl SlotScores {
     }
 
     /// The query tokens of a span that count.
-    pub(super) fn tokens(&self, span: &Span<'_>) -> Range<usize> {
+    pub(crate) fn tokens(&self, span: &Span<'_>) -> Range<usize> {
         span.tokens.saturating_sub(self.window)..span.tokens
     }
 
     /// Zeroes for the heads of `batch`.
-    pub(super) fn reset(&mut self, batch: &Batch<'_>) {
+    pub(crate) fn reset(&mut self, batch: &Batch<'_>) {
         let rows = self.rows(batch.shape.group());
         self.kv_heads = batch.shape.kv_heads();
         self.starts.clear();
@@ -83,7 +83,7 @@ impl SlotScores {
     }
 
     /// The heads' values, span after span and head after head.
-    pub(super) fn heads_mut(&mut self) -> Vec<&mut [f32]> {
+    pub(crate) fn heads_mut(&mut self) -> Vec<&mut [f32]> {
         let mut rest = self.values.as_mut_slice();
         let mut heads = Vec::with_capacity(self.starts.len() - 1);
         for pair in self.starts.windows(2) {

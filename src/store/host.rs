@@ -2,10 +2,14 @@
 
 use std::ops::Range;
 
-use super::{PageStore, Rows, StoreError, TablePages, arena::Arena};
+use super::{
+    PageStore, Rows, StoreError, TablePages,
+    arena::Arena,
+    slots::{arena_bytes, check_page, check_rows, check_table, decode, encode, locate, slots_of},
+};
 use crate::{
     base::SlotMove,
-    format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
+    format::{Region, SlotFormat},
 };
 
 /// A store in one aligned host arena.
@@ -19,13 +23,7 @@ pub struct HostStore {
 impl HostStore {
     /// A store of `pages` pages of `page_bytes` bytes each.
     pub fn new(pages: usize, page_bytes: usize) -> Result<Self, StoreError> {
-        let bad = StoreError::BadSize { pages, page_bytes };
-        let aligned = page_bytes.is_multiple_of(PageLayout::PAGE_ALIGN);
-        if pages == 0 || page_bytes == 0 || !aligned || u32::try_from(pages).is_err() {
-            return Err(bad);
-        }
-        let bytes = pages.checked_mul(page_bytes).ok_or(bad)?;
-        Ok(Self { arena: Arena::new(bytes)?, page_bytes, pages })
+        Ok(Self { arena: Arena::new(arena_bytes(pages, page_bytes)?)?, page_bytes, pages })
     }
 
     /// All pages one after another: page `i` is at byte `i * page_bytes`.
@@ -35,7 +33,7 @@ impl HostStore {
 
     /// The bytes of one page.
     pub fn page(&self, page: u32) -> Result<&[u8], StoreError> {
-        self.check_page(page)?;
+        check_page(page, self.pages)?;
         Ok(&self.arena.bytes()[self.span(page)])
     }
 
@@ -49,28 +47,6 @@ impl HostStore {
         &mut self.arena.bytes_mut()[span]
     }
 
-    fn check_page(&self, page: u32) -> Result<(), StoreError> {
-        if (page as usize) < self.pages {
-            return Ok(());
-        }
-        Err(StoreError::NoSuchPage { page, pages: self.pages })
-    }
-
-    /// Checks that the table is of this store and holds slots `range`.
-    fn check(&self, table: TablePages<'_>, range: &Range<usize>) -> Result<(), StoreError> {
-        let layout = table.layout;
-        if layout.page_bytes != self.page_bytes {
-            let (layout, store) = (layout.page_bytes, self.page_bytes);
-            return Err(StoreError::WrongLayout { layout, store });
-        }
-        if range.end > table.pages.len() * layout.slots {
-            let (pages, slots) = (table.pages.len(), layout.slots);
-            return Err(StoreError::NoSuchSlot { end: range.end, pages, slots });
-        }
-        let pages = range.start / layout.slots..range.end.div_ceil(layout.slots);
-        table.pages[pages].iter().try_for_each(|&page| self.check_page(page))
-    }
-
     /// Decodes one side (K or V) of consecutive slots.
     fn read_side(
         &self,
@@ -81,11 +57,11 @@ impl HostStore {
     ) -> Result<(), StoreError> {
         let layout = table.layout;
         let count = slots_of("rows", rows.len(), layout.head_dim)?;
-        self.check(table, &(first..first + count))?;
+        check_table(self, table, &(first..first + count))?;
         for (i, row) in rows.chunks_exact_mut(layout.head_dim).enumerate() {
             let (page, slot) = locate(table, first + i);
             let bytes = &self.arena.bytes()[self.span(page)];
-            side.0.visit(DecodeSlot { bytes, region: side.1, slot, row });
+            decode(side.0, side.1, bytes, slot, row);
         }
         Ok(())
     }
@@ -108,22 +84,13 @@ impl PageStore for HostStore {
         v: Rows<'_>,
     ) -> Result<(), StoreError> {
         let layout = *table.layout;
-        k.check("K", layout.head_dim)?;
-        v.check("V", layout.head_dim)?;
-        if k.count != v.count {
-            return Err(StoreError::WrongLength {
-                what: "V rows",
-                got: v.count,
-                expected: k.count,
-            });
-        }
-        self.check(table, &(first..first + k.count))?;
+        check_rows(k, v, layout.head_dim)?;
+        check_table(self, table, &(first..first + k.count))?;
         for i in 0..k.count {
             let (page, slot) = locate(table, first + i);
             let bytes = self.page_mut(page);
-            let (k, v) = (k.row(i, layout.head_dim), v.row(i, layout.head_dim));
-            layout.format.k.visit(EncodeSlot { bytes, region: layout.k, slot, row: k });
-            layout.format.v.visit(EncodeSlot { bytes, region: layout.v, slot, row: v });
+            encode(layout.format.k, layout.k, bytes, slot, k.row(i, layout.head_dim));
+            encode(layout.format.v, layout.v, bytes, slot, v.row(i, layout.head_dim));
         }
         Ok(())
     }
@@ -154,7 +121,7 @@ impl PageStore for HostStore {
 
     fn move_slots(&mut self, table: TablePages<'_>, moves: &[SlotMove]) -> Result<(), StoreError> {
         for slot in moves.iter().flat_map(|m| [m.from as usize, m.to as usize]) {
-            self.check(table, &(slot..slot + 1))?;
+            check_table(self, table, &(slot..slot + 1))?;
         }
         let layout = *table.layout;
         for m in moves {
@@ -175,7 +142,7 @@ impl PageStore for HostStore {
     }
 
     fn copy_pages(&mut self, copies: &[(u32, u32)]) -> Result<(), StoreError> {
-        copies.iter().flat_map(|c| [c.0, c.1]).try_for_each(|page| self.check_page(page))?;
+        copies.iter().flat_map(|c| [c.0, c.1]).try_for_each(|page| check_page(page, self.pages))?;
         for &(from, to) in copies {
             let (from, to) = (self.span(from), self.span(to).start);
             self.arena.bytes_mut().copy_within(from, to);
@@ -184,69 +151,10 @@ impl PageStore for HostStore {
     }
 
     fn poison(&mut self, pages: &[u32]) -> Result<(), StoreError> {
-        pages.iter().try_for_each(|&page| self.check_page(page))?;
+        pages.iter().try_for_each(|&page| check_page(page, self.pages))?;
         // All ones is NaN in every floating-point format and in every format's scales, so the bytes
         // need not know which format the page had.
         pages.iter().for_each(|&page| self.page_mut(page).fill(0xff));
         Ok(())
-    }
-}
-
-/// The page and the slot in it that a table's slot is.
-fn locate(table: TablePages<'_>, slot: usize) -> (u32, usize) {
-    (table.pages[slot / table.layout.slots], slot % table.layout.slots)
-}
-
-/// How many slots `values` values are.
-fn slots_of(what: &'static str, values: usize, head_dim: usize) -> Result<usize, StoreError> {
-    if values.is_multiple_of(head_dim) {
-        return Ok(values / head_dim);
-    }
-    let expected = values.next_multiple_of(head_dim);
-    Err(StoreError::WrongLength { what, got: values, expected })
-}
-
-/// The byte ranges of a slot's payload and scales.
-fn ranges(region: Region, slot: usize) -> (Range<usize>, Range<usize>) {
-    let payload = region.payload + slot * region.payload_stride;
-    let scales = region.scales + slot * region.scale_stride;
-    (payload..payload + region.payload_stride, scales..scales + region.scale_stride)
-}
-
-struct EncodeSlot<'a> {
-    bytes: &'a mut [u8],
-    region: Region,
-    slot: usize,
-    row: &'a [f32],
-}
-
-impl CodecVisitor for EncodeSlot<'_> {
-    type Output = ();
-
-    fn visit<C: Codec>(self) {
-        let (payload, scales) = ranges(self.region, self.slot);
-        if scales.is_empty() {
-            C::encode(self.row, &mut self.bytes[payload], &mut []);
-        } else {
-            // Scales come after all payloads of the page.
-            let (front, back) = self.bytes.split_at_mut(scales.start);
-            C::encode(self.row, &mut front[payload], &mut back[..scales.len()]);
-        }
-    }
-}
-
-struct DecodeSlot<'a> {
-    bytes: &'a [u8],
-    region: Region,
-    slot: usize,
-    row: &'a mut [f32],
-}
-
-impl CodecVisitor for DecodeSlot<'_> {
-    type Output = ();
-
-    fn visit<C: Codec>(self) {
-        let (payload, scales) = ranges(self.region, self.slot);
-        C::decode(&self.bytes[payload], &self.bytes[scales], self.row);
     }
 }

@@ -5,6 +5,7 @@
 
 mod arena;
 mod host;
+pub(crate) mod slots;
 
 use thiserror::Error;
 
@@ -41,7 +42,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Refuses rows that overlap or that `values` does not hold.
-    fn check(&self, what: &'static str, head_dim: usize) -> Result<(), StoreError> {
+    pub(crate) fn check(&self, what: &'static str, head_dim: usize) -> Result<(), StoreError> {
         let before_last = self.count.saturating_sub(1).checked_mul(self.stride);
         let expected = match self.count {
             0 => Some(0),
@@ -54,12 +55,13 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    fn row(&self, index: usize, head_dim: usize) -> &'a [f32] {
+    pub(crate) fn row(&self, index: usize, head_dim: usize) -> &'a [f32] {
         &self.values[index * self.stride..][..head_dim]
     }
 }
 
-/// What a store refuses. Nothing was written when one of these is returned.
+/// What a store refuses. Nothing was written when one of these is returned, [`Device`](Self::Device)
+/// excepted.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// A page id beyond the store.
@@ -106,6 +108,9 @@ pub enum StoreError {
         /// What the system said.
         reason: String,
     },
+    /// The device that the pages are on failed; what it wrote before is undefined.
+    #[error("page memory on the device: {0}")]
+    Device(String),
     /// No page, or a page size that breaks alignment.
     #[error("a store of {pages} pages of {page_bytes} bytes: need at least one page, and a multiple of {align} bytes", align = PageLayout::PAGE_ALIGN)]
     BadSize {

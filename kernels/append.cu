@@ -1,0 +1,57 @@
+// Encodes new K and V rows into pages.
+//
+//   keys, values  [rows, D] of the IO format, a row per (token, KV head); rows may stand apart:
+//                 key_stride and value_stride are in elements, multiples of 4
+//   slots         [rows]: page id × PAGE_SLOTS + slot in the page; NO_SLOT skips the row
+//   pages         the page arena
+//
+// Grid: any number of blocks. Block: headwise_append_threads threads, no dynamic shared memory.
+// A warp takes a row at a time, four channels a lane. Rows must name different slots.
+#include "format.cuh"
+
+using namespace hw;
+
+namespace {
+
+constexpr u32 THREADS = 128;
+constexpr u64 NO_SLOT = ~0ull;
+
+template <class S>
+__device__ __forceinline__ void store_row(u8* page, u32 slot, const u8* row, u32 lane) {
+    u8* const payload = S::payload(page, slot);
+    u8* const scales = S::scale(page, slot);
+#pragma unroll
+    for (u32 first = 0; first < D; first += 4 * WARP) {
+        const u32 channel = first + 4 * lane;
+        // Whole warps encode, since lanes that share a scale exchange their largest values.
+        const float4 v = channel < D ? Io::load_4(row, nullptr, channel)
+                                     : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if constexpr (S::SCALED) {
+            S::store_4(payload, scales, channel, v);
+        } else if (channel < D) {
+            S::store_4(payload, scales, channel, v);
+        }
+    }
+}
+
+}  // namespace
+
+extern "C" __device__ const u32 headwise_append_threads = THREADS;
+extern "C" __device__ const u32 headwise_append_shared = 0;
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    headwise_append(u8* __restrict__ pages, const u64* __restrict__ slots,
+                    const u8* __restrict__ keys, const u8* __restrict__ values, u32 key_stride,
+                    u32 value_stride, u32 rows) {
+    const u32 lane = threadIdx.x % WARP;
+    const u32 warps = gridDim.x * (THREADS / WARP);
+    for (u32 row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; row < rows; row += warps) {
+        const u64 at = slots[row];
+        if (at == NO_SLOT) continue;
+        u8* const page = page_at(pages, static_cast<u32>(at / PAGE_SLOTS));
+        const u32 slot = static_cast<u32>(at % PAGE_SLOTS);
+        store_row<Keys>(page, slot, keys + static_cast<u64>(row) * Io::payload(key_stride), lane);
+        store_row<Values>(page, slot, values + static_cast<u64>(row) * Io::payload(value_stride),
+                          lane);
+    }
+}

@@ -1,0 +1,96 @@
+//! New rows into pages, on the device.
+
+use std::sync::Arc;
+
+use crate::cuda::{
+    CudaError, Kernels, Loaded, Staging,
+    driver::{Argument, DeviceBuffer, Stream},
+    kernels::{KernelFile, Specialisation},
+};
+
+/// The slot of a row that is not stored.
+pub const NO_SLOT: u64 = u64::MAX;
+
+/// New K and V rows on the device, a row per (token, KV head).
+#[derive(Clone, Copy, Debug)]
+pub struct NewRows {
+    /// Address of the first K row, of the IO format.
+    pub keys: u64,
+    /// Address of the first V row.
+    pub values: u64,
+    /// Values from one K row to the next; a multiple of 4.
+    pub key_stride: u32,
+    /// Values from one V row to the next; a multiple of 4.
+    pub value_stride: u32,
+}
+
+/// Encodes new rows into pages of one specialisation, up to a number of rows.
+#[derive(Debug)]
+pub struct Appender {
+    kernel: Arc<Loaded>,
+    blocks: u32,
+    most_rows: usize,
+    slots: DeviceBuffer,
+    rows: u32,
+}
+
+impl Appender {
+    /// Compiles the kernel and allocates for `most_rows` rows.
+    pub fn new(
+        kernels: &Kernels,
+        specialisation: &Specialisation,
+        most_rows: usize,
+        stream: &Stream,
+    ) -> Result<Self, CudaError> {
+        let kernel = kernels.get(KernelFile::Append, specialisation, stream)?;
+        let blocks = kernels.multiprocessors() * kernel.blocks_per_multiprocessor();
+        let slots = DeviceBuffer::new(kernels.context(), most_rows * size_of::<u64>())?;
+        Ok(Self { kernel, blocks, most_rows, slots, rows: 0 })
+    }
+
+    /// Says where the rows of the next launches go: `page * page_slots + slot`, all different, or
+    /// [`NO_SLOT`]. A captured graph has the number of rows fixed; pad with [`NO_SLOT`].
+    ///
+    /// # Errors
+    /// [`CudaError::TooManyHeads`] beyond the rows allocated for.
+    pub fn plan(
+        &mut self,
+        slots: &[u64],
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        if slots.len() > self.most_rows {
+            let (heads, most) = (slots.len(), self.most_rows);
+            return Err(CudaError::TooManyHeads { heads, most });
+        }
+        staging.upload(stream, &mut self.slots, [(0, bytemuck::cast_slice(slots))])?;
+        self.rows = slots.len() as u32;
+        Ok(())
+    }
+
+    /// Queues the launch.
+    ///
+    /// # Safety
+    /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it; `pages` is an
+    /// arena that has every slot it named; `rows` has as many rows; both until the stream is done.
+    pub unsafe fn launch(
+        &self,
+        pages: u64,
+        rows: &NewRows,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let warps = (self.kernel.threads() / 32).max(1);
+        let grid = [self.rows.div_ceil(warps).min(self.blocks), 1, 1];
+        let arguments = [
+            Argument::U64(pages),
+            Argument::U64(self.slots.address()),
+            Argument::U64(rows.keys),
+            Argument::U64(rows.values),
+            Argument::U32(rows.key_stride),
+            Argument::U32(rows.value_stride),
+            Argument::U32(self.rows),
+        ];
+        // SAFETY: the arguments are those of `headwise_append`; the caller vouches for the memory.
+        unsafe { self.kernel.launch(stream, grid, &arguments) }
+    }
+}

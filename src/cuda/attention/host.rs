@@ -1,0 +1,334 @@
+//! The attention contract with queries and results in host memory.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytemuck::Pod;
+use parking_lot::Mutex;
+
+use super::{DecodeHead, Decoder, PrefillHead, ScoreItem, Tensors, prefill_items};
+use crate::{
+    attend::{AttendError, Attention, Batch, Output, Reduce, SlotScores},
+    cuda::{
+        CudaError, CudaStore, Kernels, Staging,
+        driver::{Argument, Context, DeviceBuffer, Stream},
+        kernels::{KernelFile, Specialisation},
+    },
+    format::PageLayout,
+    store::StoreError,
+};
+
+/// Slots of the staging ring, and their bytes.
+const STAGING: (usize, usize) = (4, 1 << 20);
+/// Slots that one block scores, at least; rounded up to whole pages.
+const SCORE_SLOTS: usize = 1024;
+
+/// Attention on a device for engines whose queries are in host memory: one call copies them there and
+/// the results back. All work runs in the store's stream.
+#[derive(Debug)]
+pub struct CudaAttention {
+    kernels: Arc<Kernels>,
+    state: Mutex<State>,
+}
+
+/// Device memory that is kept from call to call.
+#[derive(Debug)]
+struct State {
+    staging: Staging,
+    queries: Growing,
+    out: Growing,
+    lse: Growing,
+    page_ids: Growing,
+    prefill: Growing,
+    score: Growing,
+    sums: Growing,
+    decoders: HashMap<Vec<String>, Decoder>,
+}
+
+/// The heads of a batch that share a layout, and so a launch.
+struct Uniform {
+    specialisation: Specialisation,
+    decode: Vec<DecodeHead>,
+    prefill: Vec<PrefillHead>,
+    score: Vec<ScoreItem>,
+}
+
+/// A batch taken apart.
+struct Parts {
+    page_ids: Vec<u32>,
+    uniform: Vec<Uniform>,
+    /// Slots over all heads, each of which has a sum per query head of its group.
+    slots: usize,
+    /// Rows whose query sees no slot and that no kernel writes.
+    blind: Vec<std::ops::Range<usize>>,
+}
+
+impl CudaAttention {
+    /// Attention with `kernels` on their device.
+    pub fn new(kernels: Arc<Kernels>) -> Result<Self, CudaError> {
+        let staging = Staging::new(kernels.context(), STAGING.0, STAGING.1)?;
+        let [queries, out, lse, page_ids, prefill, score, sums] = Default::default();
+        let decoders = HashMap::new();
+        let state = State { staging, queries, out, lse, page_ids, prefill, score, sums, decoders };
+        Ok(Self { kernels, state: Mutex::new(state) })
+    }
+}
+
+impl Attention<CudaStore> for CudaAttention {
+    /// # Errors
+    /// Besides bad input, [`StoreError::Device`] for what the device or the compiler refuses.
+    fn attend(
+        &self,
+        store: &CudaStore,
+        batch: &Batch<'_>,
+        mut output: Output<'_>,
+    ) -> Result<(), AttendError> {
+        batch.check(store, &output)?;
+        if !store.context().same(self.kernels.context()) {
+            return Err(device(CudaError::OtherContext));
+        }
+        let mut scores = output.scores.take();
+        if let Some(scores) = scores.as_deref_mut() {
+            scores.reset(batch);
+        }
+        let parts = Parts::new(batch, scores.as_deref())?;
+        let mut sums =
+            vec![0f32; if scores.is_some() { parts.slots * batch.shape.group() } else { 0 }];
+        let mut state = self.state.lock();
+        state.run(&self.kernels, store, batch, &parts, &mut output, &mut sums).map_err(device)?;
+        for rows in parts.blind {
+            let dim = batch.shape.head_dim();
+            output.out[rows.start * dim..rows.end * dim].fill(0.0);
+            output.lse[rows].fill(f32::NEG_INFINITY);
+        }
+        if let Some(scores) = scores {
+            reduce(scores, &sums, batch);
+        }
+        Ok(())
+    }
+}
+
+impl Parts {
+    fn new(batch: &Batch<'_>, scores: Option<&SlotScores>) -> Result<Self, AttendError> {
+        let shape = batch.shape;
+        let (group, query_heads) = (shape.group(), shape.query_heads());
+        let tokens = batch.tokens();
+        let too_large = || AttendError::TooLarge { tokens };
+        let index = |value: usize| u32::try_from(value).map_err(|_| too_large());
+        let mut parts =
+            Self { page_ids: Vec::new(), uniform: Vec::new(), slots: 0, blind: Vec::new() };
+        let mut first_row = 0;
+        for span in batch.spans {
+            for (h, head) in span.heads.iter().enumerate() {
+                let pages = index(parts.page_ids.len())?;
+                parts.page_ids.extend_from_slice(&head.pages[..head.used_pages()]);
+                let at = parts.slots;
+                parts.slots += head.slots;
+                if span.tokens == 0 {
+                    continue;
+                }
+                // Tokens older than every slot see nothing.
+                let blind = span.tokens.saturating_sub(head.slots).min(span.tokens - 1);
+                for token in 0..blind {
+                    let row = first_row + token * query_heads + h * group;
+                    parts.blind.push(row..row + group);
+                }
+                let query = index(first_row + blind * query_heads + h * group)?;
+                let slots = index(head.slots)?;
+                let uniform = Self::of(&mut parts.uniform, head.layout, group);
+                if span.tokens - blind == 1 {
+                    uniform.decode.push(DecodeHead { query, pages, slots, logits: 0 });
+                } else {
+                    let tokens = index(span.tokens - blind)?;
+                    uniform.prefill.push(PrefillHead { query, pages, slots, tokens });
+                }
+                if let Some(scores) = scores {
+                    let window = scores.tokens(span).start.max(blind);
+                    let page_slots = head.layout.slots;
+                    let chunk = SCORE_SLOTS.next_multiple_of(page_slots);
+                    for first in (0..head.slots).step_by(chunk) {
+                        if window == span.tokens {
+                            break;
+                        }
+                        uniform.score.push(ScoreItem {
+                            query: index(first_row + window * query_heads + h * group)?,
+                            pages: pages + index(first / page_slots)?,
+                            slots: index(chunk.min(head.slots - first))?,
+                            first_slot: index(first)?,
+                            before: index(head.slots - (span.tokens - window))?,
+                            window: index(span.tokens - window)?,
+                            sums: index(at + first)?,
+                            reserved: 0,
+                        });
+                    }
+                }
+            }
+            first_row += span.tokens * query_heads;
+        }
+        index(first_row)?;
+        Ok(parts)
+    }
+
+    fn of<'a>(all: &'a mut Vec<Uniform>, layout: &PageLayout, group: usize) -> &'a mut Uniform {
+        let found = all.iter().position(|uniform| uniform.specialisation.layout == *layout);
+        let at = found.unwrap_or_else(|| {
+            let specialisation = Specialisation::new(*layout, group);
+            let (decode, prefill, score) = Default::default();
+            all.push(Uniform { specialisation, decode, prefill, score });
+            all.len() - 1
+        });
+        &mut all[at]
+    }
+}
+
+impl State {
+    fn run(
+        &mut self,
+        kernels: &Kernels,
+        store: &CudaStore,
+        batch: &Batch<'_>,
+        parts: &Parts,
+        output: &mut Output<'_>,
+        sums: &mut [f32],
+    ) -> Result<(), CudaError> {
+        let (context, stream) = (kernels.context(), &**store.stream());
+        let query_heads = batch.shape.query_heads() as u32;
+        let Self { staging, queries, out, lse, page_ids, prefill, score, .. } = self;
+        let tensors = Tensors {
+            pages: store.address(),
+            page_ids: page_ids.upload(context, staging, stream, &parts.page_ids)?,
+            queries: queries.upload(context, staging, stream, batch.q)?,
+            out: out.reserve(context, size_of_val::<[f32]>(output.out))?.address(),
+            lse: lse.reserve(context, size_of_val::<[f32]>(output.lse))?.address(),
+            logits: 0,
+            scale: 1.0 / (batch.shape.head_dim() as f32).sqrt(),
+        };
+        let sums_at = self.sums.reserve(context, size_of_val::<[f32]>(sums))?.address();
+        for uniform in &parts.uniform {
+            let specialisation = &uniform.specialisation;
+            if !uniform.decode.is_empty() {
+                let decoder = decoder(&mut self.decoders, kernels, uniform, stream)?;
+                decoder.plan(&uniform.decode, staging, stream)?;
+                // SAFETY: page ids and slots were checked against the store, and the rows are those
+                // of the buffers reserved above, which outlive the download that ends this call.
+                unsafe { decoder.launch(&tensors, stream) }?;
+            }
+            let shared = [tensors.pages, tensors.page_ids].map(Argument::U64);
+            let stride = [Argument::U32(query_heads), Argument::F32(tensors.scale)];
+            if !uniform.prefill.is_empty() {
+                let kernel = kernels.get(KernelFile::Prefill, specialisation, stream)?;
+                let group = specialisation.group as u32;
+                let items = prefill_items(&uniform.prefill, group, kernel.rows().unwrap_or(1));
+                let at = prefill.upload(context, staging, stream, &items)?;
+                let rows = [at, tensors.queries, tensors.out, tensors.lse].map(Argument::U64);
+                let arguments = [&shared[..], &rows, &stride].concat();
+                // SAFETY: the arguments are those of `headwise_prefill`; memory as for decode.
+                unsafe { kernel.launch(stream, [items.len() as u32, 1, 1], &arguments) }?;
+            }
+            if !uniform.score.is_empty() {
+                let kernel = kernels.get(KernelFile::Score, specialisation, stream)?;
+                let at = score.upload(context, staging, stream, &uniform.score)?;
+                let rows = [at, tensors.queries, tensors.lse, sums_at].map(Argument::U64);
+                let arguments = [&shared[..], &rows, &stride].concat();
+                let grid = [uniform.score.len() as u32, specialisation.group as u32, 1];
+                // SAFETY: the arguments are those of `headwise_score`; `sums` has a place for each
+                // slot and query head of the group.
+                unsafe { kernel.launch(stream, grid, &arguments) }?;
+            }
+        }
+        self.out.download(staging, stream, output.out)?;
+        self.lse.download(staging, stream, output.lse)?;
+        self.sums.download(staging, stream, sums)
+    }
+}
+
+/// The decoder of a specialisation, made anew when it is too small.
+fn decoder<'a>(
+    all: &'a mut HashMap<Vec<String>, Decoder>,
+    kernels: &Kernels,
+    uniform: &Uniform,
+    stream: &Stream,
+) -> Result<&'a mut Decoder, CudaError> {
+    use std::collections::hash_map::Entry;
+    let heads = uniform.decode.len();
+    let make = || Decoder::new(kernels, uniform.specialisation, heads.next_power_of_two(), stream);
+    match all.entry(uniform.specialisation.defines()) {
+        Entry::Vacant(entry) => Ok(entry.insert(make()?)),
+        Entry::Occupied(mut entry) => {
+            if entry.get().most_heads() < heads {
+                entry.insert(make()?);
+            }
+            Ok(entry.into_mut())
+        }
+    }
+}
+
+/// Brings sums of `[slots][group]` per head into the form that was asked for.
+fn reduce(scores: &mut SlotScores, sums: &[f32], batch: &Batch<'_>) {
+    let (reduce, group) = (scores.reduce(), batch.shape.group());
+    let tables = batch.spans.iter().flat_map(|span| span.heads);
+    let mut at = 0;
+    for (values, head) in scores.heads_mut().into_iter().zip(tables) {
+        let rows = sums[at * group..(at + head.slots) * group].chunks_exact(group);
+        for (slot, row) in rows.enumerate() {
+            match reduce {
+                Reduce::Group => values[slot] = row.iter().sum(),
+                Reduce::PerQueryHead => {
+                    for (g, &sum) in row.iter().enumerate() {
+                        values[g * head.slots + slot] = sum;
+                    }
+                }
+            }
+        }
+        at += head.slots;
+    }
+}
+
+/// Device memory that grows to what is asked of it.
+#[derive(Debug, Default)]
+struct Growing(Option<DeviceBuffer>);
+
+impl Growing {
+    /// At least `bytes` bytes; what was there is lost when it grows.
+    fn reserve(&mut self, context: &Context, bytes: usize) -> Result<&mut DeviceBuffer, CudaError> {
+        let held = self.0.take().filter(|buffer| buffer.bytes() >= bytes);
+        let buffer = match held {
+            Some(buffer) => buffer,
+            None => DeviceBuffer::new(context, bytes.max(256).next_power_of_two())?,
+        };
+        Ok(self.0.insert(buffer))
+    }
+
+    /// Queues a copy of `values` to the start; returns the address.
+    fn upload<T: Pod>(
+        &mut self,
+        context: &Context,
+        staging: &mut Staging,
+        stream: &Stream,
+        values: &[T],
+    ) -> Result<u64, CudaError> {
+        let bytes = bytemuck::cast_slice(values);
+        let buffer = self.reserve(context, bytes.len())?;
+        staging.upload(stream, buffer, [(0, bytes)])?;
+        Ok(buffer.address())
+    }
+
+    /// Copies the first bytes into `values` and waits for them.
+    fn download<T: Pod>(
+        &self,
+        staging: &mut Staging,
+        stream: &Stream,
+        values: &mut [T],
+    ) -> Result<(), CudaError> {
+        let bytes: &mut [u8] = bytemuck::cast_slice_mut(values);
+        match &self.0 {
+            Some(buffer) => {
+                staging.download(stream, buffer, std::slice::from_ref(&(0..bytes.len())), bytes)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn device(error: CudaError) -> AttendError {
+    StoreError::Device(error.to_string()).into()
+}

@@ -1,0 +1,17 @@
+//! Attention on a device.
+//!
+//! [`Decoder`] and [`Appender`] work on device addresses, in an engine's own stream: buffers of fixed
+//! size and address, so that their launches can be captured in CUDA graphs. [`CudaAttention`] is the
+//! contract of [`Attention`](crate::attend::Attention) on top, with queries and results in host memory.
+
+mod append;
+mod args;
+mod decode;
+mod host;
+mod prefill;
+
+pub use append::{Appender, NO_SLOT, NewRows};
+pub use args::{MergeItem, PrefillItem, ScoreItem, WorkItem};
+pub use decode::{DecodeHead, DecodePlan, Decoder, Tensors};
+pub use host::CudaAttention;
+pub use prefill::{PrefillHead, prefill_items};

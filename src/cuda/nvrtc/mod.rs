@@ -1,0 +1,134 @@
+//! The run-time compiler: CUDA C++ in, PTX or machine code and ptxas' report out.
+
+mod api;
+mod locate;
+mod usage;
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use api::{Api, Program};
+pub use locate::{ENV_FOLDER, Folders};
+pub use usage::KernelUsage;
+
+use super::{Arch, CudaError, CudaVersion};
+
+/// A translation unit: everything it includes travels with it, so no file system is involved.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// The name that the compiler's messages give it, as `decode.cu`.
+    pub name: &'a str,
+    /// The CUDA C++ text.
+    pub text: &'a str,
+    /// (name in `#include "…"`, text) of each header.
+    pub headers: &'a [(&'a str, &'a str)],
+}
+
+/// PTX of one source.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// The PTX text.
+    pub ptx: String,
+    /// Warnings, and whatever else the compiler said.
+    pub log: String,
+    /// How long the compiler took.
+    pub compile_time: Duration,
+}
+
+/// Machine code of one source.
+#[derive(Clone, Debug)]
+pub struct Cubin {
+    /// An ELF image that the driver loads.
+    pub image: Vec<u8>,
+    /// What each kernel needs, by ptxas' report.
+    pub usage: Vec<KernelUsage>,
+    /// Warnings and the report.
+    pub log: String,
+    /// How long the compiler took.
+    pub compile_time: Duration,
+}
+
+/// An open NVRTC library. Opening costs a few milliseconds; it stays open for the process's life.
+#[derive(Clone, Copy, Debug)]
+pub struct Nvrtc {
+    api: &'static Api,
+}
+
+impl Nvrtc {
+    /// Opens the first library found: see [`Folders`] for where it is looked for.
+    pub fn open(folders: &Folders) -> Result<Self, CudaError> {
+        Ok(Self { api: locate::open(folders)? })
+    }
+
+    /// The library's version.
+    pub fn version(&self) -> CudaVersion {
+        self.api.version()
+    }
+
+    /// The file (or the name the system's loader resolved) that was opened.
+    pub fn path(&self) -> PathBuf {
+        self.api.path().to_owned()
+    }
+
+    /// Compiles to PTX for `arch`, which every later device of its family translates further.
+    ///
+    /// # Errors
+    /// [`CudaError::Compile`] with the compiler's log if it refuses the source or an option.
+    pub fn compile(
+        &self,
+        source: &Source<'_>,
+        options: &[String],
+        arch: Arch,
+    ) -> Result<Compiled, CudaError> {
+        let begin = Instant::now();
+        let program = Program::new(self.api, source)?;
+        let target = [format!("--gpu-architecture={}", arch.virtual_name())];
+        let log = compiled(&program, source, options, &target, arch)?;
+        Ok(Compiled { ptx: program.ptx()?, log, compile_time: begin.elapsed() })
+    }
+
+    /// Compiles to machine code for exactly `arch`, with the resources each kernel needs.
+    ///
+    /// # Errors
+    /// As [`compile`](Self::compile).
+    pub fn cubin(
+        &self,
+        source: &Source<'_>,
+        options: &[String],
+        arch: Arch,
+    ) -> Result<Cubin, CudaError> {
+        let begin = Instant::now();
+        let program = Program::new(self.api, source)?;
+        let target =
+            [format!("--gpu-architecture={}", arch.real_name()), "--ptxas-options=-v".to_owned()];
+        let log = compiled(&program, source, options, &target, arch)?;
+        let image = program.cubin()?;
+        let usage = KernelUsage::parse(&log);
+        Ok(Cubin { image, usage, log, compile_time: begin.elapsed() })
+    }
+}
+
+/// Runs the compiler and returns its log, or the log as the error.
+fn compiled(
+    program: &Program,
+    source: &Source<'_>,
+    options: &[String],
+    target: &[String],
+    arch: Arch,
+) -> Result<String, CudaError> {
+    let options: Vec<&str> = target.iter().chain(options).map(String::as_str).collect();
+    match program.compile(&options) {
+        Ok(()) => program.log(),
+        Err(error) => {
+            let log = program.log()?;
+            // A wrong option is refused before anything is logged: the code's name is all there is.
+            let log = if log.trim().is_empty() { error.to_string() } else { log };
+            Err(CudaError::Compile { name: source.name.to_owned(), arch, log })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,396 @@
+//! What `headwise kernels` shows: the devices, and what each kernel costs on an architecture.
+
+use std::fmt;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{
+    Arch, CudaError, CudaVersion,
+    cache::{KernelCache, Origin},
+    device::DeviceInfo,
+    driver::Driver,
+    kernels::{KernelFile, Specialisation},
+    nvrtc::{KernelUsage, Nvrtc},
+};
+use crate::format::{LayoutError, PageFormat, PageLayout, SlotFormat};
+
+/// What the kernels are compiled for in a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReportShape {
+    /// Page formats.
+    pub formats: Vec<PageFormat>,
+    /// Channels of a head.
+    pub head_dim: usize,
+    /// Query heads that read a KV head.
+    pub group: usize,
+    /// Slots of a page.
+    pub page_slots: usize,
+    /// How queries and outputs are stored.
+    pub io: SlotFormat,
+}
+
+impl Default for ReportShape {
+    /// The formats with K and V alike, for heads as in Llama 3: 128 channels, four query heads.
+    fn default() -> Self {
+        Self {
+            formats: SlotFormat::ALL.iter().map(|&format| PageFormat::both(format)).collect(),
+            head_dim: 128,
+            group: 4,
+            page_slots: 16,
+            io: SlotFormat::F16,
+        }
+    }
+}
+
+/// Devices and kernels.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelsReport {
+    /// The architecture compiled for.
+    pub arch: Arch,
+    /// The compiler's version.
+    pub nvrtc: CudaVersion,
+    /// The newest CUDA version that the driver supports, where there is one.
+    pub driver: Option<CudaVersion>,
+    /// The devices of this machine.
+    pub devices: Vec<DeviceInfo>,
+    /// Why there are none.
+    pub no_devices: Option<String>,
+    /// What the kernels were compiled for.
+    pub shape: ReportShape,
+    /// A row per kernel and format.
+    pub kernels: Vec<KernelReport>,
+}
+
+/// One kernel in one specialisation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KernelReport {
+    /// The kernel's name in the module.
+    pub kernel: String,
+    /// The page format.
+    pub format: PageFormat,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Static shared memory of a block, in bytes.
+    pub static_shared_bytes: u32,
+    /// Dynamic shared memory of a block, in bytes.
+    pub dynamic_shared_bytes: u32,
+    /// Stack of a thread, in bytes.
+    pub stack_bytes: u32,
+    /// Bytes that a thread stores to spill registers.
+    pub spill_stores: u32,
+    /// Bytes that a thread loads to restore them.
+    pub spill_loads: u32,
+    /// Blocks that a multiprocessor of the architecture runs at a time.
+    pub blocks_per_multiprocessor: u32,
+    /// What bounds that number.
+    pub bound_by: Bound,
+    /// Size of the file's PTX, in bytes.
+    pub ptx_bytes: usize,
+    /// How long the compiler took for the file's PTX and machine code, in milliseconds.
+    pub compile_ms: f64,
+    /// Whether both came from the cache.
+    pub cached: bool,
+}
+
+/// What keeps more blocks from running on a multiprocessor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Bound {
+    /// Its threads.
+    Threads,
+    /// Its blocks.
+    Blocks,
+    /// Its registers.
+    Registers,
+    /// Its shared memory.
+    Shared,
+}
+
+/// A report that cannot be made.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportError {
+    /// The compiler is missing, or refused a kernel.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    /// A page that cannot be laid out.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+}
+
+/// Compiles every kernel in every format of `shape` for `arch`, and lists the devices.
+///
+/// # Errors
+/// A missing device is part of the report, not an error; a missing compiler is one.
+pub fn kernels_report(
+    arch: Arch,
+    shape: &ReportShape,
+    nvrtc: &Nvrtc,
+    cache: Option<&KernelCache>,
+) -> Result<KernelsReport, ReportError> {
+    let mut work = Vec::new();
+    for &format in &shape.formats {
+        let bytes = PageLayout::page_bytes_for(format, shape.head_dim, shape.page_slots)?;
+        let layout = PageLayout::new(format, shape.head_dim, bytes)?;
+        let specialisation =
+            Specialisation { io: shape.io, ..Specialisation::new(layout, shape.group) };
+        work.extend(KernelFile::ALL.iter().map(|&file| (file, specialisation)));
+    }
+    let compile = |&(file, specialisation): &(KernelFile, Specialisation)| {
+        file_report(file, &specialisation, arch, nvrtc, cache)
+    };
+    let rows: Vec<Vec<KernelReport>> = work.par_iter().map(compile).collect::<Result<_, _>>()?;
+    let devices = DeviceInfo::all();
+    Ok(KernelsReport {
+        arch,
+        nvrtc: nvrtc.version(),
+        driver: Driver::open().ok().map(|driver| driver.version()),
+        no_devices: devices.as_ref().err().map(CudaError::to_string),
+        devices: devices.unwrap_or_default(),
+        shape: shape.clone(),
+        kernels: rows.into_iter().flatten().collect(),
+    })
+}
+
+/// Compiles a file, and reports on each kernel in it.
+fn file_report(
+    file: KernelFile,
+    specialisation: &Specialisation,
+    arch: Arch,
+    nvrtc: &Nvrtc,
+    cache: Option<&KernelCache>,
+) -> Result<Vec<KernelReport>, CudaError> {
+    let (source, options) = (file.source(), specialisation.defines());
+    let ((ptx, ptx_origin), (cubin, cubin_origin)) = match cache {
+        Some(cache) => (
+            cache.ptx(nvrtc, &source, &options, arch)?,
+            cache.cubin(nvrtc, &source, &options, arch)?,
+        ),
+        None => (
+            (nvrtc.compile(&source, &options, arch)?, Origin::Compiler),
+            (nvrtc.cubin(&source, &options, arch)?, Origin::Compiler),
+        ),
+    };
+    let constant = |name: &str| constant(&ptx.ptx, name).unwrap_or(0);
+    let threads = constant(file.threads_constant());
+    let row = |usage: &KernelUsage| {
+        // Only the file's main kernel has the file's dynamic shared memory.
+        let main = usage.kernel == file.entry();
+        let dynamic = if main { constant(file.shared_constant()) } else { 0 };
+        let (blocks, bound_by) =
+            occupancy(arch, threads, usage.registers, usage.shared_bytes + dynamic);
+        KernelReport {
+            kernel: usage.kernel.clone(),
+            format: specialisation.layout.format,
+            threads,
+            registers: usage.registers,
+            static_shared_bytes: usage.shared_bytes,
+            dynamic_shared_bytes: dynamic,
+            stack_bytes: usage.stack_bytes,
+            spill_stores: usage.spill_stores,
+            spill_loads: usage.spill_loads,
+            blocks_per_multiprocessor: blocks,
+            bound_by,
+            ptx_bytes: ptx.ptx.len(),
+            compile_ms: (ptx.compile_time + cubin.compile_time).as_secs_f64() * 1e3,
+            cached: ptx_origin == Origin::Cache && cubin_origin == Origin::Cache,
+        }
+    };
+    // ptxas reports in an order of its own.
+    let mut rows: Vec<KernelReport> = cubin.usage.iter().map(row).collect();
+    rows.sort_by(|a, b| a.kernel.cmp(&b.kernel));
+    Ok(rows)
+}
+
+/// The value of an unsigned module constant, from the PTX that defines it: no device is needed. PTX
+/// leaves out the value of a constant that is zero.
+fn constant(ptx: &str, name: &str) -> Option<u32> {
+    let line = ptx.lines().filter(|line| line.contains(".global")).find_map(|line| {
+        let (_, rest) = line.split_once(&format!(" {name}"))?;
+        rest.starts_with([' ', ';', '=']).then_some(rest)
+    })?;
+    let value = line.trim_end_matches(';').split_once('=').map_or("0", |(_, value)| value.trim());
+    value.parse().ok()
+}
+
+/// Limits of a multiprocessor: the *CUDA C++ Programming Guide*, technical specifications per compute
+/// capability.
+struct Multiprocessor {
+    threads: u32,
+    blocks: u32,
+    shared_bytes: u32,
+}
+
+/// Registers of a multiprocessor on every supported architecture, and the unit they are granted in
+/// (per warp).
+const REGISTERS: (u32, u32) = (65_536, 256);
+/// Shared memory that the system takes of each block, in bytes.
+const SYSTEM_SHARED: u32 = 1024;
+
+fn multiprocessor(arch: Arch) -> Multiprocessor {
+    let (threads, blocks, shared) = match arch.number() {
+        80 => (2048, 32, 164),
+        86 => (1536, 16, 100),
+        87 => (1536, 16, 164),
+        89 => (1536, 24, 100),
+        90..=119 => (2048, 32, 228),
+        _ => (1536, 24, 100),
+    };
+    Multiprocessor { threads, blocks, shared_bytes: shared << 10 }
+}
+
+/// Blocks of a kernel that run on a multiprocessor at a time, and what bounds them.
+fn occupancy(arch: Arch, threads: u32, registers: u32, shared_bytes: u32) -> (u32, Bound) {
+    let limits = multiprocessor(arch);
+    let warps = threads.div_ceil(32).max(1);
+    let per_warp = (registers * 32).next_multiple_of(REGISTERS.1).max(1);
+    let bounds = [
+        (limits.threads / (warps * 32), Bound::Threads),
+        (limits.blocks, Bound::Blocks),
+        (REGISTERS.0 / per_warp / warps, Bound::Registers),
+        (limits.shared_bytes / (shared_bytes + SYSTEM_SHARED), Bound::Shared),
+    ];
+    bounds.into_iter().min_by_key(|bound| bound.0).unwrap_or((0, Bound::Threads))
+}
+
+impl KernelsReport {
+    /// The most bytes that any kernel spills.
+    pub fn spilled_bytes(&self) -> u32 {
+        self.kernels.iter().map(|k| k.spill_stores.max(k.spill_loads)).max().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for KernelsReport {
+    /// The tables, as plain text.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.driver, &self.no_devices) {
+            (_, Some(reason)) => writeln!(f, "devices: none ({reason})")?,
+            (Some(driver), None) => writeln!(f, "devices, driver for CUDA {driver}:")?,
+            (None, None) => writeln!(f, "devices:")?,
+        }
+        for d in &self.devices {
+            writeln!(
+                f,
+                "  {} {}: {}, {} multiprocessors, {:.1} GiB",
+                d.ordinal,
+                d.name,
+                d.arch,
+                d.multiprocessors,
+                d.memory_bytes as f64 / (1u64 << 30) as f64
+            )?;
+        }
+        let shape = &self.shape;
+        writeln!(
+            f,
+            "kernels for {}, NVRTC {}: head_dim {}, group {}, {} slots a page, {} queries",
+            self.arch, self.nvrtc, shape.head_dim, shape.group, shape.page_slots, shape.io
+        )?;
+        let width = |text: fn(&KernelReport) -> String, title: &str| {
+            self.kernels.iter().map(|k| text(k).len()).max().unwrap_or(0).max(title.len())
+        };
+        let (kernel, format) =
+            (width(|k| k.kernel.clone(), "kernel"), width(|k| k.format.to_string(), "format"));
+        writeln!(
+            f,
+            "{:kernel$}  {:format$}  threads  registers  static  dynamic  stack  spills  blocks/SM  bound by   PTX bytes  compile ms",
+            "kernel", "format"
+        )?;
+        for k in &self.kernels {
+            writeln!(
+                f,
+                "{:kernel$}  {:format$}  {:>7}  {:>9}  {:>6}  {:>7}  {:>5}  {:>6}  {:>9}  {:9}  {:>9}  {:>10.1}{}",
+                k.kernel,
+                k.format.to_string(),
+                k.threads,
+                k.registers,
+                k.static_shared_bytes,
+                k.dynamic_shared_bytes,
+                k.stack_bytes,
+                k.spill_stores + k.spill_loads,
+                k.blocks_per_multiprocessor,
+                k.bound_by.to_string(),
+                k.ptx_bytes,
+                k.compile_ms,
+                if k.cached { " (cached)" } else { "" }
+            )?;
+        }
+        write!(f, "{} bytes spilled at most", self.spilled_bytes())
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Bound::Threads => "threads",
+            Bound::Blocks => "blocks",
+            Bound::Registers => "registers",
+            Bound::Shared => "shared",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cuda::nvrtc::Folders;
+
+    #[test]
+    fn every_kernel_is_in_the_report() {
+        let nvrtc = match Nvrtc::open(&Folders::standard()) {
+            Ok(nvrtc) => nvrtc,
+            Err(error) => return eprintln!("SKIPPED: this test compiles kernels, and {error}"),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let cache = KernelCache::new(folder.path());
+        let formats = vec![PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 }];
+        let shape = ReportShape { formats, head_dim: 64, ..ReportShape::default() };
+        let arch: Arch = "sm_90".parse().unwrap();
+        let report = kernels_report(arch, &shape, &nvrtc, Some(&cache)).unwrap();
+        let text = report.to_string();
+        for &file in KernelFile::ALL {
+            let row = report.kernels.iter().find(|k| k.kernel == file.entry()).unwrap();
+            assert!((1..=255).contains(&row.registers), "{text}");
+            assert!(row.threads.is_multiple_of(32) && row.threads > 0, "{text}");
+            assert!(row.ptx_bytes > 500 && row.blocks_per_multiprocessor > 0, "{text}");
+            assert!(!row.cached && row.compile_ms > 0.0);
+            assert!(text.contains(&format!("{} ", file.entry())), "{text}");
+        }
+        assert_eq!(report.spilled_bytes(), 0, "{text}");
+        let decode = report.kernels.iter().find(|k| k.kernel == "headwise_decode").unwrap();
+        assert!(decode.dynamic_shared_bytes > 16 << 10, "{text}");
+        assert!(text.ends_with("0 bytes spilled at most"));
+        assert_eq!(report.devices.is_empty(), report.no_devices.is_some());
+
+        let again = kernels_report(arch, &shape, &nvrtc, Some(&cache)).unwrap();
+        assert!(again.kernels.iter().all(|k| k.cached), "{again}");
+        let json = serde_json::to_value(&again).unwrap();
+        assert_eq!(json["arch"], "sm_90");
+        assert_eq!(json["kernels"][0]["format"]["k"], "i8");
+        assert_eq!(json["kernels"].as_array().unwrap().len(), report.kernels.len());
+    }
+
+    #[test]
+    fn constants_are_read_from_ptx() {
+        let ptx = "\
+.visible .global .align 4 .u32 headwise_decode_threads = 128;
+.visible .global .align 4 .u32 headwise_decode_threads_more = 7;
+.visible .global .align 4 .u32 headwise_decode_shared;
+";
+        assert_eq!(constant(ptx, "headwise_decode_threads"), Some(128));
+        assert_eq!(constant(ptx, "headwise_decode_shared"), Some(0));
+        assert_eq!(constant(ptx, "headwise_decode"), None);
+    }
+
+    /// Values of NVIDIA's occupancy calculator.
+    #[test]
+    fn occupancy_is_that_of_the_calculator() {
+        let sm = |number: &str| number.parse::<Arch>().unwrap();
+        assert_eq!(occupancy(sm("sm_90"), 128, 32, 0), (16, Bound::Threads));
+        assert_eq!(occupancy(sm("sm_90"), 128, 168, 0), (3, Bound::Registers));
+        assert_eq!(occupancy(sm("sm_90"), 128, 128, 113 << 10), (2, Bound::Shared));
+        assert_eq!(occupancy(sm("sm_80"), 32, 24, 0), (32, Bound::Blocks));
+        assert_eq!(occupancy(sm("sm_89"), 256, 40, 49 << 10), (2, Bound::Shared));
+    }
+}

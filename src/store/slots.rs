@@ -1,0 +1,123 @@
+//! Slots of tables in the bytes of pages: what every store shares.
+
+use std::ops::Range;
+
+use super::{PageStore, Rows, StoreError, TablePages};
+use crate::format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat};
+
+/// Bytes of `pages` pages of `page_bytes` bytes, if pages of that size and number can be addressed.
+pub fn arena_bytes(pages: usize, page_bytes: usize) -> Result<usize, StoreError> {
+    let bad = StoreError::BadSize { pages, page_bytes };
+    let aligned = page_bytes.is_multiple_of(PageLayout::PAGE_ALIGN);
+    if pages == 0 || page_bytes == 0 || !aligned || u32::try_from(pages).is_err() {
+        return Err(bad);
+    }
+    pages.checked_mul(page_bytes).ok_or(bad)
+}
+
+/// Checks the rows of an append.
+pub fn check_rows(k: Rows<'_>, v: Rows<'_>, head_dim: usize) -> Result<(), StoreError> {
+    k.check("K", head_dim)?;
+    v.check("V", head_dim)?;
+    if k.count != v.count {
+        let (got, expected) = (v.count, k.count);
+        return Err(StoreError::WrongLength { what: "V rows", got, expected });
+    }
+    Ok(())
+}
+
+/// Checks a page id.
+pub fn check_page(page: u32, pages: usize) -> Result<(), StoreError> {
+    if (page as usize) < pages {
+        return Ok(());
+    }
+    Err(StoreError::NoSuchPage { page, pages })
+}
+
+/// Checks that the table is of `store` and holds slots `range`.
+pub fn check_table<S: PageStore>(
+    store: &S,
+    table: TablePages<'_>,
+    range: &Range<usize>,
+) -> Result<(), StoreError> {
+    let layout = table.layout;
+    if layout.page_bytes != store.page_bytes() {
+        let (layout, store) = (layout.page_bytes, store.page_bytes());
+        return Err(StoreError::WrongLayout { layout, store });
+    }
+    if range.end > table.pages.len() * layout.slots {
+        let (pages, slots) = (table.pages.len(), layout.slots);
+        return Err(StoreError::NoSuchSlot { end: range.end, pages, slots });
+    }
+    let pages = range.start / layout.slots..range.end.div_ceil(layout.slots);
+    table.pages[pages].iter().try_for_each(|&page| check_page(page, store.pages()))
+}
+
+/// The page and the slot in it that a table's slot is.
+pub fn locate(table: TablePages<'_>, slot: usize) -> (u32, usize) {
+    (table.pages[slot / table.layout.slots], slot % table.layout.slots)
+}
+
+/// How many slots `values` values are.
+pub fn slots_of(what: &'static str, values: usize, head_dim: usize) -> Result<usize, StoreError> {
+    if values.is_multiple_of(head_dim) {
+        return Ok(values / head_dim);
+    }
+    let expected = values.next_multiple_of(head_dim);
+    Err(StoreError::WrongLength { what, got: values, expected })
+}
+
+/// The byte ranges of a slot's payload and scales.
+pub fn ranges(region: Region, slot: usize) -> (Range<usize>, Range<usize>) {
+    let payload = region.payload + slot * region.payload_stride;
+    let scales = region.scales + slot * region.scale_stride;
+    (payload..payload + region.payload_stride, scales..scales + region.scale_stride)
+}
+
+/// Encodes `row` into slot `slot` of the page `bytes`.
+pub fn encode(format: SlotFormat, region: Region, bytes: &mut [u8], slot: usize, row: &[f32]) {
+    format.visit(EncodeSlot { bytes, region, slot, row });
+}
+
+/// Decodes slot `slot` of the page `bytes` into `row`.
+pub fn decode(format: SlotFormat, region: Region, bytes: &[u8], slot: usize, row: &mut [f32]) {
+    format.visit(DecodeSlot { bytes, region, slot, row });
+}
+
+struct EncodeSlot<'a> {
+    bytes: &'a mut [u8],
+    region: Region,
+    slot: usize,
+    row: &'a [f32],
+}
+
+impl CodecVisitor for EncodeSlot<'_> {
+    type Output = ();
+
+    fn visit<C: Codec>(self) {
+        let (payload, scales) = ranges(self.region, self.slot);
+        if scales.is_empty() {
+            C::encode(self.row, &mut self.bytes[payload], &mut []);
+        } else {
+            // Scales come after all payloads of the page.
+            let (front, back) = self.bytes.split_at_mut(scales.start);
+            C::encode(self.row, &mut front[payload], &mut back[..scales.len()]);
+        }
+    }
+}
+
+struct DecodeSlot<'a> {
+    bytes: &'a [u8],
+    region: Region,
+    slot: usize,
+    row: &'a mut [f32],
+}
+
+impl CodecVisitor for DecodeSlot<'_> {
+    type Output = ();
+
+    fn visit<C: Codec>(self) {
+        let (payload, scales) = ranges(self.region, self.slot);
+        C::decode(&self.bytes[payload], &self.bytes[scales], self.row);
+    }
+}

@@ -1,0 +1,90 @@
+//! The CUDA side on a device, where this machine has one.
+#![cfg(feature = "cuda")]
+
+#[path = "cuda_support/cases.rs"]
+mod cases;
+#[path = "cuda_support/engine.rs"]
+mod engine;
+#[path = "cuda_support/memory.rs"]
+mod memory;
+
+use std::sync::Arc;
+
+use headwise::{
+    base::CacheShape,
+    cuda::{
+        Kernels,
+        driver::{Context, Driver},
+        nvrtc::{Folders, Nvrtc},
+    },
+    format::{PageFormat, PageLayout, SlotFormat},
+};
+
+/// The first device; `None`, loudly, where there is none.
+fn context() -> Option<Context> {
+    match Driver::open().and_then(|driver| Context::new(&driver, 0)) {
+        Ok(context) => Some(context),
+        Err(error) => {
+            eprintln!("SKIPPED: this test needs a CUDA device, and {error}");
+            None
+        }
+    }
+}
+
+fn kernels(context: &Context) -> Option<Arc<Kernels>> {
+    match Nvrtc::open(&Folders::standard()) {
+        Ok(nvrtc) => Some(Arc::new(Kernels::new(context, nvrtc, None))),
+        Err(error) => {
+            eprintln!("SKIPPED: this test compiles CUDA C++, and {error}");
+            None
+        }
+    }
+}
+
+#[test]
+fn pages_survive_every_operation() {
+    let Some(context) = context() else { return };
+    (0..8).for_each(|seed| cases::store_agrees_with_the_host(&context, None, seed));
+    let Some(kernels) = kernels(&context) else { return };
+    (0..8).for_each(|seed| cases::store_agrees_with_the_host(&context, Some(&kernels), seed));
+}
+
+#[test]
+fn staging_mirror_and_fence_wait_for_what_they_must() {
+    let Some(context) = context() else { return };
+    (0..8).for_each(|seed| memory::staging_delivers(&context, seed));
+    (0..4).for_each(|seed| memory::mirror_follows(&context, seed));
+    memory::fence_retires_in_order(&context);
+}
+
+#[test]
+fn attention_is_that_of_the_reference() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    let mixed = [
+        PageFormat::default(),
+        PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 },
+        PageFormat::both(SlotFormat::F32),
+        PageFormat::both(SlotFormat::Bf16),
+        PageFormat::both(SlotFormat::I8),
+    ];
+    for (seed, (group, head_dim)) in
+        [(1, 64), (3, 64), (4, 128), (8, 128), (4, 256), (20, 64)].into_iter().enumerate()
+    {
+        let shape = CacheShape::new(1, 4, 4 * group, head_dim).unwrap();
+        let seed = seed as u64;
+        cases::attention_agrees_with_the_reference(&kernels, shape, &mixed, 20_000, seed, 2e-3);
+    }
+}
+
+#[test]
+fn an_engines_decode_loop_is_that_of_the_reference() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    let shape = CacheShape::new(1, 3, 12, 64).unwrap();
+    for format in cases::formats() {
+        let layout = PageLayout::new(format, 64, 8192).unwrap();
+        let lengths = [[700, 1], [701, 2], [20, 3], [0, 40], [1, 41], [300, 17]];
+        engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 2e-3);
+    }
+}

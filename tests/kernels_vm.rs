@@ -1,0 +1,31 @@
+//! The CUDA kernels, without a GPU: compiled by NVRTC, run by the PTX interpreter, compared with
+//! plain loops in f64.
+//!
+//! Needs NVRTC. Where it is missing these tests say so loudly and pass, except under CI, where they
+//! fail.
+#![cfg(feature = "cuda")]
+
+#[cfg(unix)]
+#[path = "cuda_support/cases.rs"]
+mod cases;
+#[cfg(unix)]
+#[path = "cuda_support/engine.rs"]
+mod engine;
+#[cfg(unix)]
+#[path = "cuda_support/fake.rs"]
+mod fake;
+mod ptxvm;
+
+mod kernels_vm {
+    mod budgets;
+    mod compiling;
+    mod decode;
+    mod eviction;
+    mod faults;
+    mod harness;
+    mod prefill;
+    mod slots;
+    #[cfg(unix)]
+    mod whole;
+    mod world;
+}

@@ -1,0 +1,215 @@
+//! Kernels that move slots and pages, byte for byte against the host's formats.
+
+use headwise::{
+    cuda::kernels::KernelFile,
+    format::{PageFormat, SlotFormat},
+};
+
+use super::{
+    harness::{FORMATS, Random, arch, floats, kernel, nvrtc, spec, words},
+    world::{Free, World, encode, slot_ranges},
+};
+use crate::ptxvm::{Arg, DevicePtr, Machine};
+
+/// Rows with zeros, values beyond the 16-bit range and values that are no numbers.
+fn rows(random: &mut Random, count: usize, head_dim: usize) -> Vec<Vec<f32>> {
+    let mut rows: Vec<Vec<f32>> =
+        (0..count).map(|i| random.floats(head_dim, 10f32.powi(i as i32 % 5 - 3))).collect();
+    rows[0].fill(0.0);
+    rows[1][3] = f32::NAN;
+    rows[2][head_dim - 1] = f32::INFINITY;
+    rows[3][0] = 1e7;
+    rows
+}
+
+fn is_nan_in(format: SlotFormat, bytes: &[u8]) -> bool {
+    let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
+    match format {
+        SlotFormat::F32 => f32::from_le_bytes(bytes[..4].try_into().unwrap()).is_nan(),
+        SlotFormat::F16 => half::f16::from_bits(half(bytes)).is_nan(),
+        SlotFormat::Bf16 => half::bf16::from_bits(half(bytes)).is_nan(),
+        SlotFormat::I8 => false,
+    }
+}
+
+/// The same bytes, or two values that are no numbers (whose payload bits nobody promises).
+fn same(format: SlotFormat, got: &[u8], want: &[u8]) -> bool {
+    let size = match format {
+        SlotFormat::F32 => 4,
+        SlotFormat::F16 | SlotFormat::Bf16 => 2,
+        SlotFormat::I8 => 1,
+    };
+    let mut pairs = got.chunks(size).zip(want.chunks(size));
+    pairs.all(|(g, w)| g == w || is_nan_in(format, g) && is_nan_in(format, w))
+}
+
+#[test]
+fn append_stores_what_the_host_stores() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for format in FORMATS {
+        for head_dim in [64, 80, 128, 256] {
+            let spec = spec(format, head_dim, 1, 5);
+            let append = kernel(nvrtc, KernelFile::Append, &spec, arch("sm_90"));
+            let layout = spec.layout;
+            let mut random = Random(3);
+            let count = 9;
+            let (keys, values) =
+                (rows(&mut random, count, head_dim), rows(&mut random, count, head_dim));
+            // Slots in no order; row 5 goes nowhere.
+            let at = |row: usize| (row * 4 + 1) % (2 * layout.slots.max(9));
+            let slots = (0..count).map(|row| if row == 5 { u64::MAX } else { at(row) as u64 });
+            let slots: Vec<u8> = slots.flat_map(u64::to_le_bytes).collect();
+            let pages = 2 * layout.slots.max(9).div_ceil(layout.slots);
+            // A row of padding between rows: strides are not widths.
+            let pad = vec![0.0f32; 4];
+            let packed = |rows: &[Vec<f32>]| {
+                let values = rows.iter().flat_map(|row| row.iter().chain(&pad));
+                words(values.map(|v| v.to_bits()))
+            };
+            let mut vm = Machine::new(8);
+            let arena = vm.alloc_init("pages", &vec![0xa5; pages * layout.page_bytes]);
+            let args = [
+                Arg::ptr(arena),
+                Arg::ptr(vm.alloc_read_only("slots", &slots)),
+                Arg::ptr(vm.alloc_read_only("keys", &packed(&keys))),
+                Arg::ptr(vm.alloc_read_only("values", &packed(&values))),
+                Arg::u32(head_dim as u32 + 4),
+                Arg::u32(head_dim as u32 + 4),
+                Arg::u32(count as u32),
+            ];
+            append.run(&mut vm, [2, 1, 1], &args).unwrap();
+
+            let got = vm.read(arena).unwrap();
+            let mut untouched = vec![true; got.len()];
+            for row in (0..count).filter(|&row| row != 5) {
+                let (page, slot) = (at(row) / layout.slots, at(row) % layout.slots);
+                for (region, stored, source) in
+                    [(&layout.k, format.k, &keys[row]), (&layout.v, format.v, &values[row])]
+                {
+                    let [(start, len), (scale_start, scale_len)] = slot_ranges(region, slot);
+                    let (mut payload, mut scales) = (vec![0; len], vec![0; scale_len]);
+                    encode(stored, source, &mut payload, &mut scales);
+                    let base = page * layout.page_bytes;
+                    let (start, scale_start) = (base + start, base + scale_start);
+                    let what = format!("{stored} head_dim {head_dim} row {row}");
+                    assert!(same(stored, &got[start..start + len], &payload), "{what}");
+                    assert_eq!(&got[scale_start..scale_start + scale_len], scales, "{what}");
+                    untouched[start..start + len].fill(false);
+                    untouched[scale_start..scale_start + scale_len].fill(false);
+                }
+            }
+            assert!(got.iter().zip(untouched).all(|(&b, untouched)| !untouched || b == 0xa5));
+        }
+    }
+}
+
+#[test]
+fn gather_reads_what_the_host_reads() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for format in FORMATS {
+        for head_dim in [64, 80, 256] {
+            let spec = spec(format, head_dim, 1, 7);
+            let gather = kernel(nvrtc, KernelFile::Gather, &spec, arch("sm_90"));
+            let world = World::new(&spec, &[9, 0, 30], 2);
+            let mut vm = Machine::new(1);
+            let pages = world.upload(&mut vm, Free::Forbidden);
+            let (ids, starts) = world.tables(&mut vm);
+            let mut row = 0;
+            let tables: Vec<u32> = world
+                .heads
+                .iter()
+                .zip(starts)
+                .flat_map(|(head, start)| {
+                    row += head.slots as u32;
+                    [start, head.slots as u32, row - head.slots as u32]
+                })
+                .collect();
+            let tables = vm.alloc_read_only("tables", &words(tables));
+            let bytes = 4 * row as usize * head_dim;
+            let keys = vm.alloc_uninit("keys", bytes);
+            let values = vm.alloc_uninit("values", bytes);
+            for (keys, values) in [(keys, DevicePtr(0)), (DevicePtr(0), values)] {
+                let args = [pages, ids, tables, keys, values].map(Arg::ptr);
+                gather.run(&mut vm, [2, 3, 1], &args).unwrap();
+            }
+            let wanted = |of: fn(&super::world::Head) -> &Vec<Vec<f32>>| -> Vec<f32> {
+                world.heads.iter().flat_map(|head| of(head).concat()).collect()
+            };
+            assert_eq!(floats(vm.read(keys).unwrap()), wanted(|head| &head.keys), "{format}");
+            assert_eq!(floats(vm.read(values).unwrap()), wanted(|head| &head.values), "{format}");
+        }
+    }
+}
+
+#[test]
+fn compact_moves_every_byte_of_a_slot() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for format in FORMATS {
+        for head_dim in [64, 256] {
+            let spec = spec(format, head_dim, 1, 6);
+            let compact = kernel(nvrtc, KernelFile::Compact, &spec, arch("sm_80"));
+            let world = World::new(&spec, &[20, 13], 4);
+            let moves: [&[(usize, usize)]; 2] =
+                [&[(12, 0), (13, 5), (17, 6), (19, 11)], &[(12, 3)]];
+            let mut vm = Machine::new(5);
+            let pages = world.upload(&mut vm, Free::Forbidden);
+            let (ids, starts) = world.tables(&mut vm);
+            let first_move = [0, moves[0].len() as u32];
+            let heads = (0..2).flat_map(|i| [starts[i], starts[i], first_move[i]]);
+            let heads = vm.alloc_read_only("heads", &words(heads));
+            let pairs = moves.concat().into_iter().flat_map(|(a, b)| [a as u32, b as u32]);
+            let pairs = vm.alloc_read_only("moves", &words(pairs));
+            let counts = moves.map(|moves| moves.len() as u32);
+            let counts = vm.alloc_read_only("counts", &words(counts));
+            let args = [pages, ids, heads, pairs, counts].map(Arg::ptr);
+            compact.run(&mut vm, [1, 2, 1], &args).unwrap();
+
+            let mut want = world.arena.clone();
+            let layout = &world.layout;
+            for (head, moves) in world.heads.iter().zip(moves) {
+                let base =
+                    |slot: usize| head.pages[slot / layout.slots] as usize * layout.page_bytes;
+                for &(from, to) in moves {
+                    for region in [&layout.k, &layout.v] {
+                        let read = slot_ranges(region, from % layout.slots);
+                        let written = slot_ranges(region, to % layout.slots);
+                        for ((at, len), (to_at, _)) in read.into_iter().zip(written) {
+                            let at = base(from) + at;
+                            want.copy_within(at..at + len, base(to) + to_at);
+                        }
+                    }
+                }
+            }
+            let got = vm.read_partial(pages).unwrap();
+            for &(at, len) in &world.used {
+                assert_eq!(got[at..at + len], want[at..at + len], "{format} at {at}");
+            }
+        }
+    }
+}
+
+#[test]
+fn copy_copies_whole_pages() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for head_dim in [64, 256] {
+        let spec = spec(PageFormat::both(SlotFormat::F16), head_dim, 1, 21);
+        let copy = kernel(nvrtc, KernelFile::Copy, &spec, arch("sm_90"));
+        let bytes = spec.layout.page_bytes;
+        let mut random = Random(6);
+        let source: Vec<u8> = (0..4 * bytes).map(|_| random.next() as u8).collect();
+        let mut vm = Machine::new(7);
+        let from = vm.alloc_read_only("from", &source);
+        let to = vm.alloc_init("to", &vec![0; 5 * bytes]);
+        let pairs = [(3, 0), (1, 4), (0, 2)];
+        let list = vm.alloc_read_only("pairs", &words(pairs.iter().flat_map(|&(a, b)| [a, b])));
+        let args = [Arg::ptr(from), Arg::ptr(to), Arg::ptr(list), Arg::u32(3)];
+        let stats = copy.run(&mut vm, [2, 1, 1], &args).unwrap();
+        let mut want = vec![0; 5 * bytes];
+        for (a, b) in pairs {
+            let page = &source[a as usize * bytes..][..bytes];
+            want[b as usize * bytes..][..bytes].copy_from_slice(page);
+        }
+        assert!(vm.read(to).unwrap() == want);
+        assert_eq!(stats.global_written_bytes, 3 * bytes as u64);
+    }
+}

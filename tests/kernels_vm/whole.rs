@@ -1,0 +1,154 @@
+//! The whole CUDA side without a GPU: plans, copies and launches on a driver in host memory, whose
+//! launches run the kernels' real PTX in the interpreter.
+use std::{cell::RefCell, collections::HashMap, ffi::c_int, rc::Rc, slice, sync::Arc};
+
+use crate::{
+    cases, engine,
+    fake::{Fake, Launch, RawLaunch},
+    ptxvm::{Arg, DevicePtr, Machine, Module},
+};
+use headwise::{
+    base::CacheShape,
+    cuda::{
+        CudaStore, Kernels,
+        driver::{Context, Stream},
+        nvrtc::{Folders, Nvrtc},
+    },
+    format::{PageFormat, PageLayout, SlotFormat},
+    store::PageStore,
+};
+
+thread_local! {
+    /// The driver whose launches run on this thread.
+    static FAKE: RefCell<Option<Rc<Fake>>> = const { RefCell::new(None) };
+    /// Parsed PTX, by its text's address: modules are not unloaded while a test runs.
+    static MODULES: RefCell<HashMap<usize, Rc<Module>>> = RefCell::default();
+    /// Kernels that ran.
+    static RAN: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+unsafe extern "C" fn on_launch(raw: *const RawLaunch) -> c_int {
+    // SAFETY: the driver calls with a launch of its own.
+    let launch = unsafe { Launch::new(raw) };
+    match run(&launch) {
+        Ok(()) => 0,
+        Err(error) => {
+            eprintln!("{}: {error}", launch.name);
+            700
+        }
+    }
+}
+
+fn run(launch: &Launch<'_>) -> Result<(), String> {
+    let fake = FAKE.with_borrow(Clone::clone).ok_or("no driver")?;
+    let module = MODULES.with_borrow_mut(|modules| -> Result<_, String> {
+        let key = launch.ptx.as_ptr() as usize;
+        if let Some(module) = modules.get(&key) {
+            return Ok(Rc::clone(module));
+        }
+        let parsed = Rc::new(Module::parse(launch.ptx).map_err(|e| format!("{e:?}"))?);
+        modules.insert(key, Rc::clone(&parsed));
+        Ok(parsed)
+    })?;
+    // Addresses are arguments and nothing else: memory holds indices alone. Each allocation that an
+    // argument points into is a buffer of the interpreter, which bounds every access to it.
+    let mut machine = Machine::new(launch.arguments.len() as u64);
+    let mut buffers: HashMap<u64, (DevicePtr, usize)> = HashMap::new();
+    let mut arguments = Vec::new();
+    for (&value, &size) in launch.arguments.iter().zip(launch.sizes) {
+        if size == 4 {
+            arguments.push(Arg::u32(value as u32));
+            continue;
+        }
+        let Some((start, bytes)) = fake.allocation(value) else {
+            arguments.push(Arg::bytes(&value.to_le_bytes()));
+            continue;
+        };
+        // SAFETY: the driver's device memory is host memory, and a launch runs alone.
+        let memory = unsafe { slice::from_raw_parts(start as *const u8, bytes) };
+        let (buffer, _) = *buffers
+            .entry(start)
+            .or_insert_with(|| (machine.alloc_init("allocation", memory), bytes));
+        arguments.push(Arg::ptr(buffer.offset(value - start)));
+    }
+    let block = [launch.threads, 1, 1];
+    machine
+        .launch(&module, launch.name, launch.grid, block, launch.shared, &arguments)
+        .map_err(|e| format!("{e:?}"))?;
+    for (start, (buffer, bytes)) in buffers {
+        let content = machine.read(buffer).map_err(|e| format!("{e:?}"))?;
+        // SAFETY: as above; the interpreter's buffer has the allocation's size.
+        unsafe { slice::from_raw_parts_mut(start as *mut u8, bytes) }.copy_from_slice(content);
+    }
+    RAN.with_borrow_mut(|ran| ran.push(launch.name.to_owned()));
+    Ok(())
+}
+
+/// A device that runs PTX; `None`, loudly, where there is no C compiler or no NVRTC.
+fn device(arch: c_int, test: impl FnOnce(&Fake, &Context, &Arc<Kernels>)) {
+    let Some(fake) = Fake::new() else { return };
+    fake.set("arch", arch);
+    let nvrtc = match Nvrtc::open(&Folders::standard()) {
+        Ok(nvrtc) => nvrtc,
+        Err(error) => return eprintln!("SKIPPED: this test compiles CUDA C++, and {error}"),
+    };
+    fake.on_launch(on_launch);
+    let fake = Rc::new(fake);
+    FAKE.set(Some(Rc::clone(&fake)));
+    let context = Context::new(&fake.open().unwrap(), 0).unwrap();
+    let kernels = Arc::new(Kernels::new(&context, nvrtc, None));
+    test(&fake, &context, &kernels);
+    drop((context, kernels));
+    assert_eq!(fake.live(), 0, "handles were leaked");
+}
+
+#[test]
+fn attention_over_mixed_formats_is_that_of_the_reference() {
+    device(90, |_, _, kernels| {
+        let formats = [
+            PageFormat::default(),
+            PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 },
+            PageFormat::both(SlotFormat::F32),
+        ];
+        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        cases::attention_agrees_with_the_reference(kernels, shape, &formats, 900, 5, 2e-3);
+        let ran = RAN.take();
+        for kernel in ["decode", "merge", "prefill", "score"] {
+            assert!(ran.contains(&format!("headwise_{kernel}")), "{kernel} in {ran:?}");
+        }
+    });
+}
+
+#[test]
+fn pages_survive_moves_and_copies_by_kernels() {
+    device(80, |fake, context, kernels| {
+        (0..2).for_each(|seed| cases::store_agrees_with_the_host(context, Some(kernels), seed));
+        let ran = RAN.take();
+        assert!(ran.iter().any(|name| name == "headwise_compact"), "{ran:?}");
+        assert!(ran.iter().any(|name| name == "headwise_copy"), "{ran:?}");
+        fake.fail("cuLaunchKernel", 2);
+        let stream = Arc::new(Stream::new(context).unwrap());
+        let store = CudaStore::new(stream, 6, 1024).unwrap();
+        let mut store = store.with_kernels(Arc::clone(kernels)).unwrap();
+        let error = store.copy_pages(&[(0, 1), (2, 3)]).unwrap_err().to_string();
+        let text = "page memory on the device: cuLaunchKernel failed with code 2 (CUDA_ERROR_OUT_OF_MEMORY)";
+        assert_eq!(error, text);
+    });
+}
+
+#[test]
+fn an_engines_decode_loop_is_that_of_the_reference() {
+    device(90, |_, _, kernels| {
+        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        let k8v16 = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
+        for format in [PageFormat::both(SlotFormat::F32), k8v16] {
+            let layout = PageLayout::new(format, 64, 4096).unwrap();
+            let lengths = [[1100, 1], [1101, 2], [20, 3], [0, 40], [1, 41]];
+            engine::decode_loop_agrees(kernels, layout, shape, &lengths, 2e-3);
+        }
+        let ran = RAN.take();
+        for kernel in ["append", "decode", "merge"] {
+            assert!(ran.contains(&format!("headwise_{kernel}")), "{kernel} in {ran:?}");
+        }
+    });
+}
