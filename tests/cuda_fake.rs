@@ -5,6 +5,8 @@
 mod cases;
 #[path = "cuda_support/emulate.rs"]
 mod emulate;
+#[path = "cuda_support/engine.rs"]
+mod engine;
 #[path = "cuda_support/fake.rs"]
 mod fake;
 #[path = "cuda_support/memory.rs"]
@@ -248,7 +250,7 @@ fn staging_mirror_and_fence_wait_for_what_they_must() {
 }
 
 #[test]
-fn attention_plans_launches_and_merges() {
+fn attention_plans_and_launches() {
     let Some(fake) = Fake::new() else { return };
     let Some(nvrtc) = nvrtc() else { return };
     fake.on_launch(emulate::on_launch);
@@ -273,10 +275,25 @@ fn attention_plans_launches_and_merges() {
                 1e-3,
             );
             let names: Vec<String> = LAUNCHES.take().into_iter().map(|(name, _)| name).collect();
-            for kernel in ["decode", "merge", "prefill", "score"] {
+            for kernel in ["decode", "prefill", "score"] {
                 assert!(names.contains(&format!("headwise_{kernel}")), "{kernel} in {names:?}");
             }
         }
+    });
+}
+
+#[test]
+fn an_engines_decode_loop_is_that_of_the_reference() {
+    let Some(fake) = Fake::new() else { return };
+    let Some(nvrtc) = nvrtc() else { return };
+    fake.on_launch(emulate::on_launch);
+    without_leaks(&fake, |context| {
+        let kernels = Arc::new(Kernels::new(context, nvrtc, None));
+        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        let layout = PageLayout::new(PageFormat::both(SlotFormat::I8), 64, 4096).unwrap();
+        COMPILED.set(Some(Compiled { layout, group: 3 }));
+        let lengths = [[2100, 1], [2101, 2], [20, 3], [0, 40], [1, 41]];
+        engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 1e-3);
     });
 }
 
