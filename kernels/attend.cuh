@@ -127,7 +127,8 @@ struct Attention {
     // Scaled scores of a tile: rows of queries × the two slots of this lane in each product.
     static __device__ __forceinline__ void score_tile(const Queries& queries, u32 tile, u32 keys,
                                                       u32 lane, Block& x) {
-        score_group<0>(queries, tile, keys, lane, x);
+        typename Keys::LoadedScales loaded;
+        score_group<0>(queries, tile, keys, lane, loaded, x);
     }
 
     // Takes out the slots from `end[half]` on, counted from the tile's first.
@@ -184,7 +185,8 @@ struct Attention {
     // Adds probabilities × V.
     static __device__ __forceinline__ void accumulate(State& state, u32 tile, u32 values, u32 lane,
                                                       const Block& p) {
-        accumulate_group<0>(state, tile, values, lane, p);
+        typename Values::LoadedScales loaded;
+        accumulate_group<0>(state, tile, values, lane, loaded, p);
     }
 
     // Writes the first `rows` rows of a warp's state where other lanes can read them.
@@ -241,12 +243,14 @@ private:
     // Channels that share a scale.
     template <u32 G>
     static __device__ __forceinline__ void score_group(const Queries& queries, u32 tile, u32 keys,
-                                                       u32 lane, Block& x) {
+                                                       u32 lane,
+                                                       typename Keys::LoadedScales& loaded,
+                                                       Block& x) {
         if constexpr (G < Keys::SCALE_GROUPS) {
             float c[NT][4];
             key_steps<G * KEY_STEPS, min_of((G + 1) * KEY_STEPS, STEPS)>(queries, keys, c);
             float s[NT][2];
-            if constexpr (Keys::SCALED) Keys::template tile_scales<G>(tile, lane, s);
+            if constexpr (Keys::SCALED) Keys::template tile_scales<G>(tile, lane, loaded, s);
 #pragma unroll
             for (u32 n = 0; n < NT; ++n)
 #pragma unroll
@@ -262,7 +266,7 @@ private:
                         x[h][n][e] = G == 0 ? part[h] : x[h][n][e] + part[h];
                     }
                 }
-            score_group<G + 1>(queries, tile, keys, lane, x);
+            score_group<G + 1>(queries, tile, keys, lane, loaded, x);
         }
     }
 
@@ -285,13 +289,15 @@ private:
 
     template <u32 G>
     static __device__ __forceinline__ void accumulate_group(State& state, u32 tile, u32 values,
-                                                            u32 lane, const Block& p) {
+                                                            u32 lane,
+                                                            typename Values::LoadedScales& loaded,
+                                                            const Block& p) {
         if constexpr (G < Values::SCALE_GROUPS) {
             u32 a[SETS][4];
             if constexpr (Values::SCALED) {
                 Block scaled;
                 float s[NT][2];
-                Values::template tile_scales<G>(tile, lane, s);
+                Values::template tile_scales<G>(tile, lane, loaded, s);
 #pragma unroll
                 for (u32 n = 0; n < NT; ++n)
 #pragma unroll
@@ -303,7 +309,7 @@ private:
                 operand<Values::ValueMma>(p, a);
             }
             value_steps<G * VALUE_STEPS, min_of((G + 1) * VALUE_STEPS, STEPS)>(state, values, a);
-            accumulate_group<G + 1>(state, tile, values, lane, p);
+            accumulate_group<G + 1>(state, tile, values, lane, loaded, p);
         }
     }
 };

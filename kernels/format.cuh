@@ -159,7 +159,7 @@ private:
     }
 };
 
-// One signed byte a value, one f16 scale per slot and 64 channels. Integers up to 8 bits are exact
+// One signed byte a value, one f16 scale per slot and 32 channels. Integers up to 8 bits are exact
 // in both 16-bit floats. Half precision takes fewer instructions; over V, probabilities carry the
 // scale, and only bfloat16 has the range for that.
 template <>
@@ -168,7 +168,7 @@ struct Format<3> {
     using ValueMma = Brain;
     static constexpr u32 PLANES = 1;
     static constexpr bool SCALED = true;
-    static constexpr u32 SCALE_CHANNELS = 64;
+    static constexpr u32 SCALE_CHANNELS = 32;
     static __device__ constexpr u32 payload(u32 d) { return d; }
     static __device__ constexpr u32 scales(u32 d) { return 2 * ceil_div(d, SCALE_CHANNELS); }
     static __device__ constexpr u32 key_channel(u32 k) {
@@ -214,7 +214,7 @@ struct Format<3> {
                            static_cast<float>(static_cast<i8>(w >> 16)) * step,
                            static_cast<float>(static_cast<i8>(w >> 24)) * step);
     }
-    // Sixteen neighbouring lanes hold the 64 channels of a scale.
+    // Eight neighbouring lanes hold the 32 channels of a scale.
     static __device__ __forceinline__ void store_4(u8* payload, u8* scales, u32 channel,
                                                    float4 v) {
         float largest = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
@@ -222,7 +222,7 @@ struct Format<3> {
         const float check = v.x * 0.0f + v.y * 0.0f + v.z * 0.0f + v.w * 0.0f;
         bool finite = check == 0.0f;
 #pragma unroll
-        for (u32 lanes = 8; lanes > 0; lanes /= 2) {
+        for (u32 lanes = 4; lanes > 0; lanes /= 2) {
             largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, lanes));
             finite &= __shfl_xor_sync(ALL, static_cast<u32>(finite), lanes) != 0;
         }
@@ -244,17 +244,15 @@ private:
     }
     // Bytes 0 and 2 as half precision: 1024 + the byte with its sign bit flipped, less 1152.
     static __device__ __forceinline__ u32 to_half(u32 bytes) {
-        u32 biased, r;
-        asm("lop3.b32 %0, %1, %2, %3, 0x6a;"  // (a & b) ^ c
-            : "=r"(biased)
-            : "r"(bytes), "r"(0x00ff00ffu), "r"(0x64806480u));
+        const u32 biased = and_xor<0x00ff00ffu, 0x64806480u>(bytes);
+        u32 r;
         asm("sub.f16x2 %0, %1, %2;" : "=r"(r) : "r"(biased), "r"(0x64806480u));
         return r;
     }
     // Bytes 0 and 2 as bfloat16: 128 + the low seven bits, less 128 or 256.
     static __device__ __forceinline__ u32 to_brain(u32 bytes) {
-        const u32 low = and_or(bytes, 0x007f007fu, 0x43004300u);
-        const u32 sign = and_or(bytes, 0x00800080u, 0x43004300u);
+        const u32 low = and_or<0x007f007fu, 0x43004300u>(bytes);
+        const u32 sign = and_or<0x00800080u, 0x43004300u>(bytes);
         u32 r;
         asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(r) : "r"(sign), "r"(0xbf80bf80u), "r"(low));
         return r;
@@ -295,29 +293,15 @@ struct Side : Format<F> {
     template <u32 LANES>
     static __device__ __forceinline__ void copy_tile(u32 tile, const u8* page, u32 first,
                                                      u32 valid, u32 lane) {
-        const u8* const from = payload(page, first);
-        constexpr u32 TOTAL = TILE * CHUNKS;
-#pragma unroll 16
-        for (u32 at = 0; at < TOTAL; at += LANES) {
-            u32 row, column;
-            if constexpr (LANES % CHUNKS == 0) {
-                row = lane / CHUNKS + at / CHUNKS;
-                column = lane % CHUNKS;
-            } else {
-                row = (at + lane) / CHUNKS;
-                column = (at + lane) % CHUNKS;
-            }
-            if (TOTAL % LANES == 0 || at + lane < TOTAL)
-                copy_async_16(tile + row * ROW + 16 * column,
-                              from + row * PAYLOAD_STRIDE + 16 * column, row < valid ? 16 : 0);
-        }
+        // Rows follow one another in a page, so a chunk's place there is its number.
+        copy_rows<LANES, 0>(tile, page + first * PAYLOAD_STRIDE + 16 * lane, valid, lane);
         if constexpr (Base::SCALED) {
             constexpr u32 BYTES = TILE * SCALE_STRIDE;
             static_assert(BYTES / 16 <= LANES, "one copy each");
             const u32 at = 16 * lane, end = valid * SCALE_STRIDE;
             if (at < BYTES)
-                copy_async_16(tile + TILE_SCALES + at, scale(page, first) + at,
-                              end > at ? min(end - at, 16u) : 0);
+                copy_async_16<TILE_SCALES, SCALES_AT>(tile + at, page + first * SCALE_STRIDE + at,
+                                                      end > at ? min(end - at, 16u) : 0);
         }
     }
 
@@ -333,20 +317,72 @@ struct Side : Format<F> {
             copy_bulk(tile + TILE_SCALES, scale(page, first), TILE * SCALE_STRIDE, barrier);
     }
 
-    // The scales of channel group `G` of the four slots of this lane: 8 n + 2 (lane % 4) + e.
+    // Scales of a slot that one load brings: as many as the stride is sure to align.
+    static constexpr u32 SCALES_LOADED = SCALE_STRIDE % 8 == 0   ? 4
+                                         : SCALE_STRIDE % 4 == 0 ? 2
+                                                                 : 1;
+    // Of the four slots of this lane, the scales that were loaded last.
+    typedef u16 LoadedScales[NT][2][SCALES_LOADED];
+
+    // The scales of channel group `G` of the four slots of this lane: 8 n + 2 (lane % 4) + e. Groups
+    // are asked for in order.
     template <u32 G>
-    static __device__ __forceinline__ void tile_scales(u32 tile, u32 lane, float (&s)[NT][2]) {
-        const u32 at = tile + 2 * (lane % 4) * SCALE_STRIDE;
-        s[0][0] = tile_scale<0, G>(at);
-        s[0][1] = tile_scale<1, G>(at);
-        s[1][0] = tile_scale<8, G>(at);
-        s[1][1] = tile_scale<9, G>(at);
+    static __device__ __forceinline__ void tile_scales(u32 tile, u32 lane, LoadedScales& loaded,
+                                                       float (&s)[NT][2]) {
+        constexpr u32 AT = G % SCALES_LOADED;
+        if constexpr (AT == 0) {
+            const u32 at = tile + 2 * (lane % 4) * SCALE_STRIDE;
+            load_scales<0, G>(at, loaded[0]);
+            load_scales<8, G>(at, loaded[1]);
+        }
+        s[0][0] = f16_to_f32(loaded[0][0][AT]);
+        s[0][1] = f16_to_f32(loaded[0][1][AT]);
+        s[1][0] = f16_to_f32(loaded[1][0][AT]);
+        s[1][1] = f16_to_f32(loaded[1][1][AT]);
     }
 
 private:
+    // Offsets are template arguments so that copies have them in the instruction.
+    template <u32 LANES, u32 AT>
+    static __device__ __forceinline__ void copy_rows(u32 tile, const u8* from, u32 valid,
+                                                     u32 lane) {
+        constexpr u32 TOTAL = TILE * CHUNKS;
+        if constexpr (AT < TOTAL) {
+            if constexpr (LANES % CHUNKS == 0) {
+                const u32 row = lane / CHUNKS + AT / CHUNKS;
+                if (TOTAL % LANES == 0 || AT + lane < TOTAL)
+                    copy_async_16<AT / CHUNKS * ROW, PAYLOAD_AT + 16 * AT>(
+                        tile + lane / CHUNKS * ROW + 16 * (lane % CHUNKS), from,
+                        row < valid ? 16 : 0);
+            } else {
+                const u32 row = (AT + lane) / CHUNKS;
+                if (TOTAL % LANES == 0 || AT + lane < TOTAL)
+                    copy_async_16<0, PAYLOAD_AT + 16 * AT>(
+                        tile + row * ROW + 16 * ((AT + lane) % CHUNKS), from,
+                        row < valid ? 16 : 0);
+            }
+            copy_rows<LANES, AT + LANES>(tile, from, valid, lane);
+        }
+    }
+
+    // Of two neighbouring slots, the groups from `G` on.
     template <u32 SLOT, u32 G>
-    static __device__ __forceinline__ float tile_scale(u32 at) {
-        return f16_to_f32(load_shared_u16<TILE_SCALES + SLOT * SCALE_STRIDE + 2 * G>(at));
+    static __device__ __forceinline__ void load_scales(u32 at, u16 (&to)[2][SCALES_LOADED]) {
+        constexpr u32 FIRST = TILE_SCALES + SLOT * SCALE_STRIDE + 2 * G;
+        constexpr u32 SECOND = FIRST + SCALE_STRIDE;
+        if constexpr (SCALES_LOADED == 4) {
+            load_shared_halves<FIRST>(at, to[0][0], to[0][1], to[0][2], to[0][3]);
+            load_shared_halves<SECOND>(at, to[1][0], to[1][1], to[1][2], to[1][3]);
+        } else if constexpr (SCALE_STRIDE == 4) {
+            // All there is of both.
+            load_shared_halves<FIRST>(at, to[0][0], to[0][1], to[1][0], to[1][1]);
+        } else if constexpr (SCALES_LOADED == 2) {
+            load_shared_halves<FIRST>(at, to[0][0], to[0][1]);
+            load_shared_halves<SECOND>(at, to[1][0], to[1][1]);
+        } else {
+            load_shared_halves<FIRST>(at, to[0][0]);
+            load_shared_halves<SECOND>(at, to[1][0]);
+        }
     }
 };
 

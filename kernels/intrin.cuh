@@ -31,10 +31,11 @@ __device__ __forceinline__ u32 shared_address(const void* p) {
 // ---- asynchronous copies, sm_80 ----
 
 // Copies the first `bytes` (0..=16) of 16 bytes past L1 and zero-fills the rest: a slot outside the
-// table is never read, and what stands for it is a finite 0.
+// table is never read, and what stands for it is a finite 0. Constant offsets cost no instruction.
+template <u32 TO, u32 FROM>
 __device__ __forceinline__ void copy_async_16(u32 to_shared, const void* from, u32 bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from),
-                 "r"(bytes)
+    asm volatile("cp.async.cg.shared.global [%0 + %1], [%2 + %3], 16, %4;" ::"r"(to_shared),
+                 "n"(TO), "l"(from), "n"(FROM), "r"(bytes)
                  : "memory");
 }
 
@@ -152,10 +153,24 @@ __device__ __forceinline__ uint2 load_shared_2(u32 from) {
 }
 
 template <u32 OFFSET>
-__device__ __forceinline__ u16 load_shared_u16(u32 from) {
-    u16 v;
-    asm volatile("ld.shared.u16 %0, [%1 + %2];" : "=h"(v) : "r"(from), "n"(OFFSET) : "memory");
-    return v;
+__device__ __forceinline__ void load_shared_halves(u32 from, u16& a) {
+    asm volatile("ld.shared.u16 %0, [%1 + %2];" : "=h"(a) : "r"(from), "n"(OFFSET) : "memory");
+}
+
+template <u32 OFFSET>
+__device__ __forceinline__ void load_shared_halves(u32 from, u16& a, u16& b) {
+    asm volatile("ld.shared.v2.u16 {%0,%1}, [%2 + %3];"
+                 : "=h"(a), "=h"(b)
+                 : "r"(from), "n"(OFFSET)
+                 : "memory");
+}
+
+template <u32 OFFSET>
+__device__ __forceinline__ void load_shared_halves(u32 from, u16& a, u16& b, u16& c, u16& d) {
+    asm volatile("ld.shared.v4.u16 {%0,%1,%2,%3}, [%4 + %5];"
+                 : "=h"(a), "=h"(b), "=h"(c), "=h"(d)
+                 : "r"(from), "n"(OFFSET)
+                 : "memory");
 }
 
 // ---- 16-bit floats: their matrix product, and f32 to and from pairs of them ----
@@ -170,6 +185,18 @@ __device__ __forceinline__ u16 f32_to_f16(float v) {
     u16 bits;
     asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
     return bits;
+}
+
+// The bits of a - b, for the bits of a and b: registers have no type, and saying so saves moves.
+__device__ __forceinline__ u32 subtract_bits(u32 a, u32 b) {
+    u32 r;
+    asm("sub.rn.f32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    return r;
+}
+__device__ __forceinline__ float subtract_bits(float a, u32 b) {
+    float r;
+    asm("sub.rn.f32 %0, %1, %2;" : "=f"(r) : "f"(a), "r"(b));
+    return r;
 }
 
 __device__ __forceinline__ float bf16_to_f32(u16 bits) {
@@ -188,6 +215,10 @@ struct Half {
     }
     static __device__ __forceinline__ float high(u32 pair) {
         return f16_to_f32(static_cast<u16>(pair >> 16));
+    }
+    // What rounding took from the two values of a pair.
+    static __device__ __forceinline__ u32 rest(float low_value, float high_value, u32 pair) {
+        return pack(low_value - low(pair), high_value - high(pair));
     }
     // c (16×8, f32) += a (16×16, rows) · b (16×8, columns).
     static __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4],
@@ -220,6 +251,11 @@ struct Brain {
     static __device__ __forceinline__ float high(u32 pair) {
         return __int_as_float(static_cast<int>(pair & 0xffff0000u));
     }
+    // What rounding took from the two values of a pair.
+    static __device__ __forceinline__ u32 rest(float low_value, float high_value, u32 pair) {
+        return pack(subtract_bits(low_value, pair << 16),
+                    subtract_bits(high_value, pair & 0xffff0000u));
+    }
     static __device__ __forceinline__ void mma(float (&c)[4], const u32 (&a)[4],
                                                const u32 (&b)[2]) {
         asm(
@@ -242,19 +278,22 @@ struct Brain {
 template <class M>
 __device__ __forceinline__ void split(float low, float high, u32& coarse, u32& fine) {
     coarse = M::pack(low, high);
-    fine = M::pack(low - M::low(coarse), high - M::high(coarse));
+    fine = M::rest(low, high, coarse);
 }
 
-// The bits of a - b, for the bits of a and b: registers have no type, and saying so saves moves.
-__device__ __forceinline__ u32 subtract_bits(u32 a, u32 b) {
+// (a & MASK) | BITS. Constants in the instruction are not moved to registers in every iteration.
+template <u32 MASK, u32 BITS>
+__device__ __forceinline__ u32 and_or(u32 a) {
     u32 r;
-    asm("sub.rn.f32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "n"(MASK), "n"(BITS));
     return r;
 }
 
-__device__ __forceinline__ u32 and_or(u32 a, u32 b, u32 c) {
+// (a & MASK) ^ BITS.
+template <u32 MASK, u32 BITS>
+__device__ __forceinline__ u32 and_xor(u32 a) {
     u32 r;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(b), "r"(c));
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(r) : "r"(a), "n"(MASK), "n"(BITS));
     return r;
 }
 
@@ -278,14 +317,23 @@ __device__ __forceinline__ float divide(float a, float b) {
     return r;
 }
 
+// The value of the lane whose number differs in `BIT`. The built-in shuffles integers, which costs
+// moves from and to them.
+template <u32 BIT>
+__device__ __forceinline__ float exchange(float v) {
+    float r;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 31, -1;" : "=f"(r) : "f"(v), "n"(BIT));
+    return r;
+}
+
 __device__ __forceinline__ float quad_max(float v) {
-    v = fmaxf(v, __shfl_xor_sync(ALL, v, 1));
-    return fmaxf(v, __shfl_xor_sync(ALL, v, 2));
+    v = fmaxf(v, exchange<1>(v));
+    return fmaxf(v, exchange<2>(v));
 }
 
 __device__ __forceinline__ float quad_sum(float v) {
-    v += __shfl_xor_sync(ALL, v, 1);
-    return v + __shfl_xor_sync(ALL, v, 2);
+    v += exchange<1>(v);
+    return v + exchange<2>(v);
 }
 
 }  // namespace hw

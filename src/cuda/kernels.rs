@@ -173,7 +173,7 @@ mod tests {
             format!("-DHEADWISE_PAGE_SLOTS={}", layout.slots),
             format!("-DHEADWISE_V_PAYLOAD={}", layout.v.payload),
             format!("-DHEADWISE_K_SCALES={}", layout.k.scales),
-            "-DHEADWISE_K_SCALE_STRIDE=4".to_owned(),
+            "-DHEADWISE_K_SCALE_STRIDE=8".to_owned(),
         ] {
             assert!(defines.contains(&expected), "{expected} in {defines:?}");
         }
