@@ -257,3 +257,50 @@ fn arguments_that_do_not_parse_exit_with_2_too() {
         assert_eq!(bench.run(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+/// All kernels of one format, with no device and whichever NVRTC is there or can be fetched.
+#[cfg(feature = "cuda")]
+#[test]
+fn kernels_are_compiled_and_reported() {
+    let bench = Bench::new();
+    let arguments = ["kernels", "--arch", "sm_80", "--head-dim", "64", "--group", "3"];
+    let run = || bench.run(&[&arguments[..], &["--format", "i8", "--json", "k.json"]].concat());
+    let output = run();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if stderr.contains("no NVRTC library found") && std::env::var_os("CI").is_none() {
+        return eprintln!("SKIPPED: this test compiles kernels, and {stderr}");
+    }
+    assert!(output.status.success(), "{stderr}");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.ends_with("0 bytes spilled at most\n"), "{text}");
+    let report = json(&bench.path("k.json"));
+    assert_eq!(report["arch"], "sm_80");
+    let kernels = report["kernels"].as_array().unwrap();
+    let decode = kernels.iter().find(|k| k["kernel"] == "headwise_decode").unwrap();
+    assert!(decode["registers"].as_u64().unwrap() > 32, "{decode}");
+    assert!(kernels.iter().all(|k| k["format"]["v"] == "i8" && k["spill_stores"] == 0));
+    let devices = report["devices"].as_array().unwrap();
+    assert_eq!(devices.is_empty(), report["no_devices"].is_string(), "{report}");
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn kernels_refuses_what_it_cannot_compile() {
+    let bench = Bench::new();
+    bench.refuses(&["kernels", "--head-dim", "40"], "--head-dim 40 is no multiple of 16 up to 256");
+    bench.refuses(
+        &["kernels", "--head-dim", "512"],
+        "--head-dim 512 is no multiple of 16 up to 256",
+    );
+    bench.refuses(&["kernels", "--group", "0"], "--group 0 is not from 1 to 128");
+    bench.refuses(&["kernels", "--arch", "sm_75"], "the kernels need sm_80 or newer, not sm_75");
+    let missing = Command::new(env!("CARGO_BIN_EXE_headwise"))
+        .arg("kernels")
+        .env("HEADWISE_NVRTC", bench.folder.path())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&missing.stderr);
+    assert_eq!(missing.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("headwise: no NVRTC library found, tried "), "{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+}

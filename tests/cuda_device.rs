@@ -3,6 +3,8 @@
 
 #[path = "cuda_support/cases.rs"]
 mod cases;
+#[path = "cuda_support/compiler.rs"]
+mod compiler;
 #[path = "cuda_support/engine.rs"]
 mod engine;
 #[path = "cuda_support/memory.rs"]
@@ -15,7 +17,6 @@ use headwise::{
     cuda::{
         Kernels,
         driver::{Context, Driver},
-        nvrtc::{Folders, Nvrtc},
     },
     format::{PageFormat, PageLayout, SlotFormat},
 };
@@ -32,13 +33,7 @@ fn context() -> Option<Context> {
 }
 
 fn kernels(context: &Context) -> Option<Arc<Kernels>> {
-    match Nvrtc::open(&Folders::standard()) {
-        Ok(nvrtc) => Some(Arc::new(Kernels::new(context, nvrtc, None))),
-        Err(error) => {
-            eprintln!("SKIPPED: this test compiles CUDA C++, and {error}");
-            None
-        }
-    }
+    compiler::nvrtc().map(|nvrtc| Arc::new(Kernels::new(context, nvrtc, None)))
 }
 
 #[test]

@@ -3,6 +3,8 @@
 
 #[path = "cuda_support/cases.rs"]
 mod cases;
+#[path = "cuda_support/compiler.rs"]
+mod compiler;
 #[path = "cuda_support/emulate.rs"]
 mod emulate;
 #[path = "cuda_support/engine.rs"]
@@ -14,6 +16,7 @@ mod memory;
 
 use std::sync::Arc;
 
+use compiler::nvrtc;
 use emulate::{COMPILED, Compiled, LAUNCHES};
 use fake::Fake;
 use headwise::{
@@ -24,7 +27,6 @@ use headwise::{
         device::DeviceInfo,
         driver::{Context, DeviceBuffer, Driver, Event, Module, Stream},
         kernels::Specialisation,
-        nvrtc::{Folders, Nvrtc},
     },
     format::{PageFormat, PageLayout, SlotFormat},
     store::{HostStore, PageStore, Rows, StoreError, TablePages},
@@ -32,14 +34,6 @@ use headwise::{
 
 fn context(fake: &Fake) -> Context {
     Context::new(&fake.open().unwrap(), 0).unwrap()
-}
-
-fn nvrtc() -> Option<Nvrtc> {
-    let found = Nvrtc::open(&Folders::standard());
-    if let Err(error) = &found {
-        eprintln!("SKIPPED: this test compiles CUDA C++, and {error}");
-    }
-    found.ok()
 }
 
 /// Every handle and allocation is given back.

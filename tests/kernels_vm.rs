@@ -1,13 +1,15 @@
 //! The CUDA kernels, without a GPU: compiled by NVRTC, run by the PTX interpreter, compared with
 //! plain loops in f64.
 //!
-//! Needs NVRTC. Where it is missing these tests say so loudly and pass, except under CI, where they
-//! fail.
+//! Needs NVRTC, and fetches it where it is missing. Where that is impossible these tests say so loudly
+//! and pass, except under CI, where they fail.
 #![cfg(feature = "cuda")]
 
 #[cfg(unix)]
 #[path = "cuda_support/cases.rs"]
 mod cases;
+#[path = "cuda_support/compiler.rs"]
+mod compiler;
 #[cfg(unix)]
 #[path = "cuda_support/engine.rs"]
 mod engine;

@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{nvrtc::ObtainError, report::ReportError as KernelsReportError};
 use crate::{
     cache::CacheError,
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
@@ -31,6 +33,13 @@ pub(super) enum CliError {
     Evict(#[from] EvictError),
     #[error(transparent)]
     Report(#[from] ReportError),
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Nvrtc(#[from] ObtainError),
+    // The compiler's log has lines of its own.
+    #[cfg(feature = "cuda")]
+    #[error("{}", one_line(.0))]
+    Kernels(#[from] KernelsReportError),
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]
@@ -39,4 +48,15 @@ pub(super) enum CliError {
     Stdout(io::Error),
     #[error("{0}")]
     Usage(String),
+}
+
+#[cfg(feature = "cuda")]
+fn one_line(error: &KernelsReportError) -> String {
+    error
+        .to_string()
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

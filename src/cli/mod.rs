@@ -9,6 +9,8 @@ mod error;
 mod eval;
 mod fetch;
 mod generate;
+#[cfg(feature = "cuda")]
+mod kernels;
 mod output;
 mod progress;
 mod setup;
@@ -33,6 +35,9 @@ enum Command {
     Generate(generate::Generate),
     /// Measure quality by a fixed protocol.
     Eval(eval::Eval),
+    /// List the CUDA devices, compile the CUDA kernels and report what each needs.
+    #[cfg(feature = "cuda")]
+    Kernels(kernels::Kernels),
     /// Fetch an artefact into the cache folder and verify its checksum.
     Fetch(fetch::Fetch),
 }
@@ -43,6 +48,8 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Generate(generate) => generate.run(),
         Command::Eval(eval) => eval.run(),
+        #[cfg(feature = "cuda")]
+        Command::Kernels(kernels) => kernels.run(),
         Command::Fetch(fetch) => fetch.run(),
     };
     match result {

@@ -1,10 +1,10 @@
 //! Progress on stderr.
 
-use std::{path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::fetch::{Event, FetchError};
+use crate::fetch::Event;
 
 /// A bar over `total` units of something.
 pub(super) fn bar(what: &str, unit: &str, total: usize) -> ProgressBar {
@@ -26,10 +26,10 @@ pub(super) fn spinner(what: String) -> ProgressBar {
     bar
 }
 
-/// Runs a fetch and shows what it does.
-pub(super) fn fetching(
-    fetch: impl FnOnce(&mut dyn FnMut(Event<'_>)) -> Result<PathBuf, FetchError>,
-) -> Result<PathBuf, FetchError> {
+/// Runs what may fetch, and shows what it does.
+pub(super) fn fetching<T, E>(
+    fetch: impl FnOnce(&mut dyn FnMut(Event<'_>)) -> Result<T, E>,
+) -> Result<T, E> {
     let bar = spinner("looking in the cache folder".into());
     let result = fetch(&mut |event| match event {
         Event::Downloading { package, version } => {

@@ -177,21 +177,13 @@ fn key(kind: &str, nvrtc: &Nvrtc, source: &Source<'_>, options: &[String], arch:
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cuda::nvrtc::Folders;
+    use crate::cuda::nvrtc::tests::nvrtc;
 
     const SOURCE: Source<'_> = Source {
         name: "probe.cu",
         text: "#include \"n.cuh\"\nextern \"C\" __global__ void probe(int* x) { *x = N; }",
         headers: &[("n.cuh", "#define N 3")],
     };
-
-    fn nvrtc() -> Option<Nvrtc> {
-        let found = Nvrtc::open(&Folders::standard());
-        if let Err(error) = &found {
-            eprintln!("SKIPPED: this test compiles CUDA C++, and {error}");
-        }
-        found.ok()
-    }
 
     fn entries(cache: &KernelCache) -> Vec<PathBuf> {
         let mut all: Vec<PathBuf> =

@@ -109,6 +109,15 @@ pub enum Bound {
     Shared,
 }
 
+/// How far a report is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReportEvent {
+    /// There are so many files to compile.
+    Files(usize),
+    /// One of them is compiled.
+    Compiled,
+}
+
 /// A report that cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportError {
@@ -120,7 +129,8 @@ pub enum ReportError {
     Layout(#[from] LayoutError),
 }
 
-/// Compiles every kernel in every format of `shape` for `arch`, and lists the devices.
+/// Compiles every kernel in every format of `shape` for `arch`, and lists the devices. `progress` hears
+/// how many files there are and, as each is compiled, from any thread, that one is done.
 ///
 /// # Errors
 /// A missing device is part of the report, not an error; a missing compiler is one.
@@ -129,6 +139,7 @@ pub fn kernels_report(
     shape: &ReportShape,
     nvrtc: &Nvrtc,
     cache: Option<&KernelCache>,
+    progress: &(dyn Fn(ReportEvent) + Sync),
 ) -> Result<KernelsReport, ReportError> {
     let mut work = Vec::new();
     for &format in &shape.formats {
@@ -139,8 +150,11 @@ pub fn kernels_report(
         work.extend(KernelFile::ALL.iter().map(|&file| (file, specialisation)));
     }
     let compile = |&(file, specialisation): &(KernelFile, Specialisation)| {
-        file_report(file, &specialisation, arch, nvrtc, cache)
+        let rows = file_report(file, &specialisation, arch, nvrtc, cache);
+        progress(ReportEvent::Compiled);
+        rows
     };
+    progress(ReportEvent::Files(work.len()));
     let rows: Vec<Vec<KernelReport>> = work.par_iter().map(compile).collect::<Result<_, _>>()?;
     let devices = DeviceInfo::all();
     Ok(KernelsReport {
@@ -333,21 +347,29 @@ impl fmt::Display for Bound {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
     use super::*;
-    use crate::cuda::nvrtc::Folders;
+    use crate::cuda::nvrtc::tests::nvrtc;
 
     #[test]
     fn every_kernel_is_in_the_report() {
-        let nvrtc = match Nvrtc::open(&Folders::standard()) {
-            Ok(nvrtc) => nvrtc,
-            Err(error) => return eprintln!("SKIPPED: this test compiles kernels, and {error}"),
-        };
+        let Some(nvrtc) = nvrtc() else { return };
         let folder = tempfile::tempdir().unwrap();
         let cache = KernelCache::new(folder.path());
         let formats = vec![PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 }];
         let shape = ReportShape { formats, head_dim: 64, ..ReportShape::default() };
         let arch: Arch = "sm_90".parse().unwrap();
-        let report = kernels_report(arch, &shape, &nvrtc, Some(&cache)).unwrap();
+        let (files, compiled) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let report = kernels_report(arch, &shape, &nvrtc, Some(&cache), &|event| match event {
+            ReportEvent::Files(count) => files.store(count, Relaxed),
+            ReportEvent::Compiled => _ = compiled.fetch_add(1, Relaxed),
+        });
+        let report = report.unwrap();
+        assert_eq!(
+            (files.into_inner(), compiled.into_inner()),
+            (KernelFile::ALL.len(), KernelFile::ALL.len())
+        );
         let text = report.to_string();
         for &file in KernelFile::ALL {
             let row = report.kernels.iter().find(|k| k.kernel == file.entry()).unwrap();
@@ -363,7 +385,7 @@ mod tests {
         assert!(text.ends_with("0 bytes spilled at most"));
         assert_eq!(report.devices.is_empty(), report.no_devices.is_some());
 
-        let again = kernels_report(arch, &shape, &nvrtc, Some(&cache)).unwrap();
+        let again = kernels_report(arch, &shape, &nvrtc, Some(&cache), &|_| ()).unwrap();
         assert!(again.kernels.iter().all(|k| k.cached), "{again}");
         let json = serde_json::to_value(&again).unwrap();
         assert_eq!(json["arch"], "sm_90");

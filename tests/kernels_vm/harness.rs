@@ -1,29 +1,16 @@
 //! From a kernel's file to its PTX in the interpreter.
 
-use std::env;
-
 use headwise::{
     cuda::{
-        Arch, CudaError,
+        Arch,
         kernels::{KernelFile, Specialisation},
-        nvrtc::{Folders, Nvrtc, Source},
+        nvrtc::{Nvrtc, Source},
     },
     format::{PageFormat, PageLayout, SlotFormat},
 };
 
+pub use crate::compiler::nvrtc;
 use crate::ptxvm::{Arg, Error, Machine, Module, Stats};
-
-/// The compiler, or `None` (loudly) where there is none; under CI that is a failure.
-pub fn nvrtc() -> Option<Nvrtc> {
-    match Nvrtc::open(&Folders::default()) {
-        Ok(nvrtc) => Some(nvrtc),
-        Err(error @ CudaError::NvrtcMissing { .. }) if env::var_os("CI").is_none() => {
-            eprintln!("SKIPPED: this test compiles the CUDA kernels, and {error}");
-            None
-        }
-        Err(error) => panic!("{error}"),
-    }
-}
 
 pub fn arch(name: &str) -> Arch {
     name.parse().unwrap()

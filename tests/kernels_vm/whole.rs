@@ -3,7 +3,9 @@
 use std::{cell::RefCell, collections::HashMap, ffi::c_int, rc::Rc, slice, sync::Arc};
 
 use crate::{
-    cases, engine,
+    cases,
+    compiler::nvrtc,
+    engine,
     fake::{Fake, Launch, RawLaunch},
     ptxvm::{Arg, DevicePtr, Machine, Module},
 };
@@ -12,7 +14,6 @@ use headwise::{
     cuda::{
         CudaStore, Kernels,
         driver::{Context, Stream},
-        nvrtc::{Folders, Nvrtc},
     },
     format::{PageFormat, PageLayout, SlotFormat},
     store::PageStore,
@@ -88,10 +89,7 @@ fn run(launch: &Launch<'_>) -> Result<(), String> {
 fn device(arch: c_int, test: impl FnOnce(&Fake, &Context, &Arc<Kernels>)) {
     let Some(fake) = Fake::new() else { return };
     fake.set("arch", arch);
-    let nvrtc = match Nvrtc::open(&Folders::standard()) {
-        Ok(nvrtc) => nvrtc,
-        Err(error) => return eprintln!("SKIPPED: this test compiles CUDA C++, and {error}"),
-    };
+    let Some(nvrtc) = nvrtc() else { return };
     fake.on_launch(on_launch);
     let fake = Rc::new(fake);
     FAKE.set(Some(Rc::clone(&fake)));

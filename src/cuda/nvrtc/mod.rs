@@ -5,15 +5,30 @@ mod locate;
 mod usage;
 
 use std::{
+    env,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use api::{Api, Program};
 pub use locate::{ENV_FOLDER, Folders};
+use parking_lot::Mutex;
+use thiserror::Error;
 pub use usage::KernelUsage;
 
 use super::{Arch, CudaError, CudaVersion};
+use crate::fetch::{self, Event, FetchError};
+
+/// Why there is no library, although it may be fetched.
+#[derive(Debug, Error)]
+pub enum ObtainError {
+    /// What is there is not usable.
+    #[error(transparent)]
+    Open(#[from] CudaError),
+    /// Nothing is there, and fetching failed.
+    #[error("no NVRTC library found, and fetching it failed: {0}")]
+    Fetch(#[from] FetchError),
+}
 
 /// A translation unit: everything it includes travels with it, so no file system is involved.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +75,22 @@ impl Nvrtc {
     /// Opens the first library found: see [`Folders`] for where it is looked for.
     pub fn open(folders: &Folders) -> Result<Self, CudaError> {
         Ok(Self { api: locate::open(folders)? })
+    }
+
+    /// Opens the library, and [fetches](crate::fetch::nvrtc) it first where the
+    /// [usual places](Folders::standard) have none. Where `HEADWISE_NVRTC` names a folder, nothing is
+    /// fetched in its place.
+    pub fn open_or_fetch(progress: &mut dyn FnMut(Event<'_>)) -> Result<Self, ObtainError> {
+        // One download is enough for all threads of a process.
+        static ONE: Mutex<()> = Mutex::new(());
+        let _one = ONE.lock();
+        match Self::open(&Folders::standard()) {
+            Err(CudaError::NvrtcMissing { .. }) if env::var_os(ENV_FOLDER).is_none() => {
+                let explicit = Some(fetch::nvrtc(progress)?);
+                Ok(Self::open(&Folders { explicit, cache: None })?)
+            }
+            result => Ok(result?),
+        }
     }
 
     /// The library's version.
@@ -131,4 +162,4 @@ fn compiled(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
