@@ -282,7 +282,7 @@ const BULK_FAULTS: &[Fault] = &[
         F16,
         "barrier_wait(barrier_of(stage), parity);",
         "barrier_wait(barrier_of(stage), parity ^ 1);",
-        InFlight,
+        EarlyRead,
     ),
     fault(
         "bulk decode: scales are not announced",
