@@ -52,14 +52,18 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "SLOTS", default_value_t = 0)]
     pub floor: usize,
     /// What freeing a page costs.
-    #[arg(long, value_enum, default_value_t = CostArg::Max)]
+    #[arg(long, value_enum, default_value_t = CostArg::Sum)]
     pub cost: CostArg,
-    /// Newest prompt queries whose attention kv-compress looks at.
-    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    /// Newest prompt queries whose attention kv-compress looks at (the paper: 32).
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
     pub queries: usize,
     /// Neighbouring positions that kv-compress pools over; odd, 1 does not pool.
     #[arg(long, value_name = "TOKENS", default_value_t = 7)]
     pub kernel: usize,
+    /// Of these queries, attention to this many of the newest tokens each sees does not count (the
+    /// paper: 0).
+    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    pub skip_newest: usize,
     /// Whether heads compete for pages or all keep as much; the default is what suits the policy:
     /// heads compete under kv-compress, and keep the same elsewhere.
     #[arg(long, value_enum)]
@@ -106,7 +110,9 @@ impl PolicyArgs {
     /// The scorer with its settings.
     pub fn scorer(&self, kind: ScorerKind) -> Result<Arc<dyn Scorer>, CliError> {
         Ok(match kind {
-            ScorerKind::KvCompress => Arc::new(KvCompress::new(self.queries, self.kernel)?),
+            ScorerKind::KvCompress => {
+                Arc::new(KvCompress::new(self.queries, self.kernel)?.from_afar(self.skip_newest))
+            }
             other => Arc::from(other.build()),
         })
     }

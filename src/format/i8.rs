@@ -1,7 +1,7 @@
-//! Signed bytes, one half-precision scale per token and group of 64 channels.
+//! Signed bytes, one half-precision scale per token and group of 32 channels.
 //!
 //! Symmetric: `scale = max|x| / 127`, `q = round(x / scale)`. Per-token scales let a page take its
-//! tokens one at a time, and 64 channels cost a quarter of a bit per value. The scale is rounded to
+//! tokens one at a time, and 32 channels cost half a bit per value. The scale is rounded to
 //! half precision *before* the values are divided by it, so its rounding adds no error.
 
 use half::f16;
@@ -63,7 +63,7 @@ impl Codec for I8 {
         channel: usize,
     ) -> S::V {
         // SAFETY: the caller's slot holds `channel + LANES` bytes and a two-byte scale for each
-        // group of 64 channels; `LANES` divides 64, so the lanes share one scale.
+        // group of 32 channels; `LANES` divides 32, so the lanes share one scale.
         let (bytes, scale) = unsafe {
             let scale = scales.add(2 * (channel / GROUP)).cast::<[u8; 2]>().read();
             (simd.load_i8(payload.add(channel)), u16::from_le_bytes(scale))
