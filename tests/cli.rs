@@ -185,7 +185,7 @@ fn the_demo_writes_its_page() {
     }
     let runs = &result["serving"];
     let at_once = |run: &str| runs[run]["stats"]["peak_running"].as_u64().unwrap();
-    assert!(at_once("compressed") > at_once("plain"));
+    assert!(at_once("compressed") > at_once("plain"), "{table}");
 }
 
 #[test]
@@ -215,14 +215,13 @@ fn bad_budgets_and_pages() {
     let bench = Bench::new();
     fs::write(bench.path("text.txt"), "the heat in there ".repeat(20)).unwrap();
     let generate = |extra: &[&'static str]| {
-        let base =
-            ["generate", "--model", "tiny.gguf", "--prompt-file", "text.txt", "--max-tokens", "4"];
+        let base = ["generate", "--model", "tiny.gguf", "--prompt-file", "text.txt"];
         [&base, extra].concat()
     };
     bench.refuses(&generate(&["--compress", "0"]), "compression ratio of 0");
     bench.refuses(&generate(&["--compress", "nan"]), "compression ratio of NaN");
     bench.refuses(&generate(&["--compress", "1e9"]), "budget leaves the sequence no page");
-    bench.refuses(&generate(&["--compress", "64"]), "cannot free");
+    bench.refuses(&generate(&["--compress", "16"]), "cannot free");
     bench.refuses(&generate(&["--keep-tokens", "0"]), "no page");
     bench.refuses(&generate(&["--keep-tokens", "20"]), "under the 36 that every head keeps");
     bench.refuses(&generate(&["--compress", "2", "--every", "0"]), "--every 0");

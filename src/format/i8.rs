@@ -1,8 +1,8 @@
 //! Signed bytes, one half-precision scale per token and group of 32 channels.
 //!
 //! Symmetric: `scale = max|x| / 127`, `q = round(x / scale)`. Per-token scales let a page take its
-//! tokens one at a time, and 32 channels cost half a bit per value. The scale is rounded to half
-//! precision *before* the values are divided by it, so its rounding adds no error.
+//! tokens one at a time, and 32 channels cost half a bit per value. The scale is rounded to
+//! half precision *before* the values are divided by it, so its rounding adds no error.
 
 use half::f16;
 

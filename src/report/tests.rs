@@ -59,31 +59,30 @@ fn compress(cache: &mut KvCache, sequence: &mut KvSequence, ratio: f64) -> Resul
 /// Pages and slots of a head, by the plainest counting there is: the set of (page, slot) in use.
 #[derive(Default)]
 struct Recount {
-    /// Sequences may differ in format: each page has its owner's layout.
+    /// Sequences of different formats may meet in a head, each with pages of its own.
     pages: HashMap<u32, PageLayout>,
     slots: HashSet<(u32, usize)>,
 }
 
 impl Recount {
     fn count(&mut self, sequence: &KvSequence, head: usize) {
-        let (table, layout) = (sequence.tables().head(head), sequence.layouts().of(head));
-        self.pages.extend(table.pages.iter().map(|&page| (page, *layout)));
+        let (table, layout) = (sequence.tables().head(head), *sequence.layouts().of(head));
+        self.pages.extend(table.pages.iter().map(|&page| (page, layout)));
         let slots = (0..table.slots).map(|s| (table.pages[s / layout.slots], s % layout.slots));
         self.slots.extend(slots);
     }
 
     fn result(&self) -> MemoryUse {
-        let sum = |bytes: fn(&PageLayout) -> usize| self.pages.values().map(bytes).sum::<usize>();
-        let held_bytes = sum(|layout| layout.page_bytes);
-        let usable_bytes = sum(|layout| layout.slots * layout.slot_bytes());
+        let sum = |of: fn(&PageLayout) -> usize| self.pages.values().map(of).sum::<usize>();
         let used_bytes = self.slots.iter().map(|(page, _)| self.pages[page].slot_bytes()).sum();
+        let room = sum(|layout| layout.slots * layout.slot_bytes());
         MemoryUse {
             pages: self.pages.len(),
             slots: self.slots.len(),
-            held_bytes,
+            held_bytes: sum(|layout| layout.page_bytes),
             used_bytes,
-            tail_waste_bytes: usable_bytes - used_bytes,
-            layout_waste_bytes: held_bytes - usable_bytes,
+            tail_waste_bytes: room - used_bytes,
+            layout_waste_bytes: sum(|layout| layout.page_bytes) - room,
         }
     }
 }
