@@ -119,8 +119,8 @@ fn window_scores_replay_attention() {
                     let (_, log_sum) = world.attend(index, &chunk.queries[row], visible);
                     lse[row] = log_sum as f32;
                     let scores = world.scores(index, &chunk.queries[row], visible);
-                    for (slot, s) in scores.iter().enumerate() {
-                        per_slot[slot][g] += (2.0 * (s - log_sum)).exp();
+                    for (of_slot, s) in per_slot.iter_mut().zip(&scores) {
+                        of_slot[g] += (2.0 * (s - log_sum)).exp();
                     }
                 }
             }
