@@ -170,9 +170,11 @@ pub fn attention_agrees_with_the_reference(
     let q: Vec<f32> = rng.values(rows * dim).iter().map(|x| 3.0 * x).collect();
     let batch = Batch { shape, spans: &spans, q: &q };
     let attention = CudaAttention::new(Arc::clone(kernels)).unwrap();
-    for reduce in [Reduce::Group, Reduce::PerQueryHead] {
-        let mut results = [(); 2]
-            .map(|()| (vec![7f32; rows * dim], vec![7f32; rows], SlotScores::new(4, reduce)));
+    for (reduce, skip) in [(Reduce::Group, 0), (Reduce::PerQueryHead, 0), (Reduce::PerQueryHead, 3)]
+    {
+        let scores = SlotScores::new(4, reduce).skipping(skip);
+        let mut results =
+            [(); 2].map(|()| (vec![7f32; rows * dim], vec![7f32; rows], scores.clone()));
         let [(out, lse, scores), (expected_out, expected_lse, expected_scores)] = &mut results;
         let output = Output { out, lse, scores: Some(scores) };
         attention.attend(&device, &batch, output).unwrap();

@@ -124,7 +124,8 @@ fn compression_lets_more_requests_run_at_once_in_the_same_memory() {
 fn a_stop_token_ends_a_generation() {
     let (_folder, model) = tiny();
     let free = request(3, 20, 30);
-    let (done, _) = run(&model, Capacity::Tokens(256), ServeOptions::default(), std::slice::from_ref(&free));
+    let (done, _) =
+        run(&model, Capacity::Tokens(256), ServeOptions::default(), std::slice::from_ref(&free));
     let stop = done[0].tokens[5];
     let first = done[0].tokens.iter().position(|&token| token == stop).unwrap();
     let stopped = Request { stop: vec![stop], ..free };

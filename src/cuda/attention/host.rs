@@ -142,11 +142,14 @@ impl Parts {
                     uniform.prefill.push(PrefillHead { query, pages, slots, tokens });
                 }
                 if let Some(scores) = scores {
-                    let window = scores.tokens(span).start.max(blind);
+                    // The first token of the window that sees a slot that counts.
+                    let skip = scores.skip_newest();
+                    let first = span.tokens.saturating_add(skip).saturating_sub(head.slots);
+                    let window = scores.tokens(span).start.max(first);
                     let page_slots = head.layout.slots;
                     let chunk = SCORE_SLOTS.next_multiple_of(page_slots);
                     for first in (0..head.slots).step_by(chunk) {
-                        if window == span.tokens {
+                        if window >= span.tokens {
                             break;
                         }
                         uniform.score.push(ScoreItem {
@@ -154,7 +157,7 @@ impl Parts {
                             pages: pages + index(first / page_slots)?,
                             slots: index(chunk.min(head.slots - first))?,
                             first_slot: index(first)?,
-                            before: index(head.slots - (span.tokens - window))?,
+                            before: index(head.slots - skip - (span.tokens - window))?,
                             window: index(span.tokens - window)?,
                             sums: index(at + first)?,
                             reserved: 0,
