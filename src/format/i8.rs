@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::Codec;
+use super::{Codec, codec::BLOCK};
 use crate::base::simd::Simd;
 
 /// See [`SlotFormat::I8`](super::SlotFormat::I8).
@@ -14,7 +14,7 @@ use crate::base::simd::Simd;
 pub struct I8;
 
 /// Channels that share a scale.
-const GROUP: usize = 64;
+const GROUP: usize = BLOCK;
 
 impl Codec for I8 {
     const NAME: &'static str = "i8";
@@ -55,20 +55,24 @@ impl Codec for I8 {
         scales.fill(0xff);
     }
 
+    type Shared<S: Simd> = S::V;
+
     #[inline(always)]
-    unsafe fn load<S: Simd>(
+    unsafe fn shared<S: Simd>(simd: S, scales: *const u8, channel: usize) -> S::V {
+        // SAFETY: the caller's slot holds a two-byte scale for each group of channels.
+        let scale = unsafe { scales.add(2 * (channel / GROUP)).cast::<[u8; 2]>().read() };
+        simd.splat(simd.f16_to_f32(u16::from_le_bytes(scale)))
+    }
+
+    #[inline(always)]
+    unsafe fn load_block<S: Simd>(
         simd: S,
         payload: *const u8,
-        scales: *const u8,
         channel: usize,
+        scale: S::V,
     ) -> S::V {
-        // SAFETY: the caller's slot holds `channel + LANES` bytes and a two-byte scale for each
-        // group of 64 channels; `LANES` divides 64, so the lanes share one scale.
-        let (bytes, scale) = unsafe {
-            let scale = scales.add(2 * (channel / GROUP)).cast::<[u8; 2]>().read();
-            (simd.load_i8(payload.add(channel)), u16::from_le_bytes(scale))
-        };
-        simd.mul(bytes, simd.splat(simd.f16_to_f32(scale)))
+        // SAFETY: the caller's slot holds `channel + LANES` bytes.
+        simd.mul(unsafe { simd.load_i8(payload.add(channel)) }, scale)
     }
 }
 

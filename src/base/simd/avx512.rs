@@ -25,6 +25,26 @@ impl Avx512 {
         // SAFETY: see the implementation of `Simd`.
         unsafe { _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)) }
     }
+
+    /// The sum of the 128-bit quarters of each vector, one vector after another.
+    #[inline(always)]
+    fn gather_quarters(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
+        // SAFETY: see the implementation of `Simd`.
+        unsafe {
+            let ab = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x44>(a, b),
+                _mm512_shuffle_f32x4::<0xee>(a, b),
+            );
+            let cd = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x44>(c, d),
+                _mm512_shuffle_f32x4::<0xee>(c, d),
+            );
+            _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x88>(ab, cd),
+                _mm512_shuffle_f32x4::<0xdd>(ab, cd),
+            )
+        }
+    }
 }
 
 // SAFETY of every block below: a value of `Avx512` exists only where `detect` found the features, and
@@ -165,5 +185,42 @@ impl Simd for Avx512 {
             _mm_storeu_ps(sums.as_mut_ptr(), four);
             sums
         }
+    }
+
+    #[inline(always)]
+    fn reduce_add_rows<const R: usize>(self, rows: [[__m512; 4]; R]) -> [[f32; 4]; R] {
+        let mut sums = [[0.0; 4]; R];
+        let mut first = 0;
+        while first < R {
+            let mut quads = [self.splat(0.0); 4];
+            for (quad, row) in quads.iter_mut().zip(&rows[first..]) {
+                *quad = self.gather_quarters(*row);
+            }
+            let [a, b, c, d] = quads;
+            // SAFETY: see above; a row of sums is 16 bytes.
+            unsafe {
+                // Within each 128 bits, of one vector of each row: four sums, one of each row.
+                let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+                let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+                let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+                let all = _mm512_add_ps(
+                    _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                    _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+                );
+                let turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                let all = _mm512_permutexvar_ps(turn, all);
+                let lanes = [
+                    _mm512_castps512_ps128(all),
+                    _mm512_extractf32x4_ps::<1>(all),
+                    _mm512_extractf32x4_ps::<2>(all),
+                    _mm512_extractf32x4_ps::<3>(all),
+                ];
+                for (sums, lane) in sums[first..].iter_mut().zip(lanes) {
+                    _mm_storeu_ps(sums.as_mut_ptr(), lane);
+                }
+            }
+            first += 4;
+        }
+        sums
     }
 }

@@ -94,6 +94,15 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn reduce_add4(self, [a, b, c, d]: [Self::V; 4]) -> [f32; 4] {
         [self.reduce_add(a), self.reduce_add(b), self.reduce_add(c), self.reduce_add(d)]
     }
+    /// The lane sums of rows of four vectors.
+    #[inline(always)]
+    fn reduce_add_rows<const R: usize>(self, rows: [[Self::V; 4]; R]) -> [[f32; 4]; R] {
+        let mut sums = [[0.0; 4]; R];
+        for (sums, row) in sums.iter_mut().zip(rows) {
+            *sums = self.reduce_add4(row);
+        }
+        sums
+    }
 }
 
 /// The instruction sets that kernels are compiled for.
