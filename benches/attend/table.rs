@@ -19,8 +19,8 @@ use crate::{
 const ROUNDS: usize = 15;
 /// f16 slots of a small page.
 pub const PAGE_SLOTS: usize = 16;
-/// K and V bytes of a decode that fits in the second-level cache of one core, and how often it runs
-/// in a round.
+/// K and V bytes of one head that fits in the second-level cache of a core, and how often a round
+/// decodes it.
 const CACHED: (usize, usize) = (512 << 10, 32);
 
 /// Query heads, KV heads, head_dim.
@@ -119,9 +119,11 @@ fn decode(shape: (usize, usize, usize)) {
     // The largest page there is holds some 32 MiB.
     let most = (PageLayout::MAX_PAGE_BYTES / 2) / (4 * head_dim);
     let mut whole = Scene::new(shape, f16, slots, slots.min(most), 1, Order::Planned);
-    let small = slots_for(shape, CACHED.0);
-    let mut cached = Scene::new(shape, f16, small, PAGE_SLOTS, 1, Order::Scattered);
-    let mut cached_i8 = Scene::new(shape, SlotFormat::I8, small, PAGE_SLOTS, 1, Order::Scattered);
+    // One long head: many short ones would measure what a call costs, not the kernels.
+    let one = (query_heads / kv_heads, 1, head_dim);
+    let small = slots_for(one, CACHED.0);
+    let mut cached = Scene::new(one, f16, small, PAGE_SLOTS, 1, Order::Scattered);
+    let mut cached_i8 = Scene::new(one, SlotFormat::I8, small, PAGE_SLOTS, 1, Order::Scattered);
     let others = [SlotFormat::I8, SlotFormat::Bf16, SlotFormat::F32];
     let mut others =
         others.map(|format| Scene::new(shape, format, slots, PAGE_SLOTS, 1, Order::Scattered));
@@ -171,6 +173,11 @@ fn decode(shape: (usize, usize, usize)) {
         println!("    share of read bandwidth, as planned   {}", ratio(0, 2));
         println!("    share of read bandwidth, scattered    {}", ratio(0, 3));
         println!("    time, f16 / i8, scattered             {}", ratio(3, 4));
+        if threads == 1 {
+            // A multiply-add per value, query row and pass; two bytes a value.
+            let limit = 2.0 * peak() / (query_heads / kv_heads) as f64 / 1e9;
+            println!("    f16 that multiply-adds alone allow    {limit:.1} GB/s");
+        }
     }
 }
 

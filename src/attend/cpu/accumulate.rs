@@ -1,7 +1,10 @@
 //! Outputs: weighted values of a walk.
 
 use super::ops::{Matrix, Walk, by_rows};
-use crate::{base::simd::Simd, format::Codec};
+use crate::{
+    base::simd::Simd,
+    format::{BLOCK, Codec},
+};
 
 /// See [`Ops::accumulate`](super::ops::Ops).
 pub(super) fn accumulate<C: Codec, S: Simd>(
@@ -83,8 +86,7 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
     channel: usize,
 ) {
     let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
-    let vector = channel / S::LANES;
-    let lines = walk.lines(vector..vector + T, head_dim / S::LANES);
+    let ahead = walk.ahead(head_dim);
     // SAFETY: the caller's rows; slots of the bundles, whose bytes the walk measured; the weights
     // advance by one for each slot.
     unsafe {
@@ -99,7 +101,9 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
         for bundle in walk.bundles::<C>(head_dim) {
             for slot in 0..bundle.slots {
                 for run in bundle.runs() {
-                    run.prefetch(slot, lines);
+                    if channel % BLOCK == 0 {
+                        run.prefetch(ahead, slot, channel);
+                    }
                     let payload = run.payload.as_ptr().add(slot * bytes);
                     let scales = run.scales.as_ptr().add(slot * scale_bytes);
                     let shared = C::shared(simd, scales, channel);

@@ -2,12 +2,23 @@
 
 use super::{
     ops::{Matrix, Walk, by_rows},
-    side::Run,
+    side::{Ahead, Run},
 };
 use crate::{
     base::simd::Simd,
     format::{BLOCK, Codec},
 };
+
+/// The body once for each index, which is a constant in it.
+macro_rules! unrolled {
+    ($i:ident in $($index:literal),+ => $body:block) => {
+        $({
+            const INDEX: usize = $index;
+            let $i = INDEX;
+            $body
+        })+
+    };
+}
 
 /// See [`Ops::dot`](super::ops::Ops).
 pub(super) fn dot<C: Codec, S: Simd>(
@@ -61,176 +72,229 @@ unsafe fn dot_walk<C: Codec, S: Simd, const R: usize, const N: usize>(
     q: &[f32],
     scores: Matrix<'_>,
 ) {
-    let lines = walk.lines(0..1, 1);
+    let kernel = Kernel { head_dim, ahead: walk.ahead(head_dim), q };
     let (mut out, stride) = (scores.values.as_mut_ptr(), scores.stride);
+    // Scores are written while the next ones are computed. What is written first is nothing yet, to
+    // where the first scores will be.
+    let mut last = Pending { acc: [[simd.splat(0.0); N]; R], out };
     for bundle in walk.bundles::<C>(head_dim) {
-        // SAFETY: pointers go to slots of the bundle, whose bytes the walk measured; `out` advances
-        // by a value for each slot.
+        // SAFETY: places are slots of the bundle, whose bytes the walk measured; `out` advances by a
+        // value for each slot.
         unsafe {
             if let [run] = bundle.runs() {
                 let mut slot = 0;
                 while slot + N <= bundle.slots {
-                    let mut places = [Place::of::<C>(run, slot, head_dim); N];
+                    let mut places = [Place { run, slot }; N];
                     for (n, place) in places.iter_mut().enumerate() {
-                        run.prefetch(slot + n, lines);
-                        *place = Place::of::<C>(run, slot + n, head_dim);
+                        place.slot += n;
                     }
-                    let sums = dot_block::<C, S, R, N>(simd, places, head_dim, q);
-                    store(sums, out.add(slot), stride);
-                    slot += N;
+                    let acc = kernel.block::<C, S, R, N>(simd, places, &last, stride);
+                    last = Pending { acc, out };
+                    (out, slot) = (out.add(N), slot + N);
                 }
                 while slot < bundle.slots {
-                    run.prefetch(slot, lines);
-                    let places = [Place::of::<C>(run, slot, head_dim)];
-                    let sums = dot_block::<C, S, R, 1>(simd, places, head_dim, q);
-                    store(sums, out.add(slot), stride);
-                    slot += 1;
+                    let none = Pending { acc: [[simd.splat(0.0)]; R], out };
+                    let places = [Place { run, slot }];
+                    let acc = kernel.block::<C, S, R, 1>(simd, places, &none, stride);
+                    Pending { acc, out }.write(simd, stride);
+                    (out, slot) = (out.add(1), slot + 1);
                 }
-                out = out.add(bundle.slots);
             } else {
                 for slot in 0..bundle.slots {
                     for runs in bundle.runs().chunks_exact(N) {
-                        let mut places = [Place::of::<C>(&runs[0], slot, head_dim); N];
-                        for (n, place) in places.iter_mut().enumerate() {
-                            runs[n].prefetch(slot, lines);
-                            *place = Place::of::<C>(&runs[n], slot, head_dim);
+                        let mut places = [Place { run: &runs[0], slot }; N];
+                        for (place, run) in places.iter_mut().zip(runs) {
+                            place.run = run;
                         }
-                        let sums = dot_block::<C, S, R, N>(simd, places, head_dim, q);
-                        store(sums, out, stride);
+                        let acc = kernel.block::<C, S, R, N>(simd, places, &last, stride);
+                        last = Pending { acc, out };
                         out = out.add(N);
                     }
                 }
             }
         }
     }
+    // SAFETY: the scores of the last N slots.
+    unsafe { last.write(simd, stride) };
 }
 
-/// Where a slot is.
+/// A slot of a run.
 #[derive(Clone, Copy)]
-struct Place {
-    payload: *const u8,
-    scales: *const u8,
+struct Place<'b, 'a> {
+    run: &'b Run<'a>,
+    slot: usize,
 }
 
-impl Place {
+/// Scores of N slots whose lanes are still to be added up, and where they go.
+struct Pending<S: Simd, const R: usize, const N: usize> {
+    acc: [[S::V; N]; R],
+    out: *mut f32,
+}
+
+impl<S: Simd, const R: usize, const N: usize> Pending<S, R, N> {
+    /// Whether rows are folded one by one, each after one of the four vectors of a block: with more
+    /// rows, two sets of accumulators do not fit in the registers.
+    const BY_ROWS: bool = S::LANES == 16 && N == 4 && R <= 3;
+
     /// # Safety
-    /// The run has more than `slot` slots of codec `C`.
+    /// `out` is valid for N values in each of R rows `stride` apart.
     #[inline(always)]
-    unsafe fn of<C: Codec>(run: &Run<'_>, slot: usize, head_dim: usize) -> Self {
-        // SAFETY: the caller's slot.
-        unsafe {
-            Self {
-                payload: run.payload.as_ptr().add(slot * C::payload_bytes(head_dim)),
-                scales: run.scales.as_ptr().add(slot * C::scale_bytes(head_dim)),
+    unsafe fn write(&self, simd: S, stride: usize) {
+        let mut folded = [simd.splat(0.0); 4];
+        let mut first = 0;
+        while first < R * N {
+            let mut four = [[simd.splat(0.0); 4]; 4];
+            for i in first..(first + 16).min(R * N) {
+                four[(i - first) / 4][i % 4] = self.acc[i / N][i % N];
             }
+            for (folded, four) in folded.iter_mut().zip(four) {
+                *folded = simd.fold_sums(four);
+            }
+            let sums = simd.finish_sums(folded);
+            for i in first..(first + 16).min(R * N) {
+                // SAFETY: the caller's rows.
+                unsafe { *self.out.add(i / N * stride + i % N) = sums[(i - first) / 4][i % 4] };
+            }
+            first += 16;
+        }
+    }
+
+    /// The first half of the work for row `r`.
+    #[inline(always)]
+    fn fold(&self, simd: S, r: usize) -> S::V {
+        let mut four = [simd.splat(0.0); 4];
+        four.copy_from_slice(&self.acc[r]);
+        simd.fold_sums(four)
+    }
+
+    /// # Safety
+    /// As [`write`](Self::write).
+    #[inline(always)]
+    unsafe fn write_folded(&self, simd: S, folded: [S::V; 4], stride: usize) {
+        let sums = simd.finish_sums(folded);
+        for (r, sums) in sums.into_iter().take(R).enumerate() {
+            // SAFETY: the caller's rows.
+            unsafe { self.out.add(r * stride).cast::<[f32; 4]>().write_unaligned(sums) };
         }
     }
 }
 
-/// Writes `N` scores of each row.
-///
-/// # Safety
-/// `out` is valid for `N` values in each of R rows `stride` apart.
-#[inline(always)]
-unsafe fn store<const R: usize, const N: usize>(sums: [[f32; N]; R], out: *mut f32, stride: usize) {
-    for (r, sums) in sums.into_iter().enumerate() {
-        // SAFETY: the caller's rows.
-        unsafe { out.add(r * stride).cast::<[f32; N]>().write_unaligned(sums) };
-    }
+/// What all blocks have in common.
+struct Kernel<'a> {
+    head_dim: usize,
+    ahead: Ahead,
+    /// `[R][head_dim]`
+    q: &'a [f32],
 }
 
-/// `[r][n] = q[r]·K[n]`
-///
-/// # Safety
-/// Places are of whole slots of codec `C`, `q` has R rows of `head_dim`, a multiple of LANES.
-#[inline(always)]
-unsafe fn dot_block<C: Codec, S: Simd, const R: usize, const N: usize>(
-    simd: S,
-    places: [Place; N],
-    head_dim: usize,
-    q: &[f32],
-) -> [[f32; N]; R] {
-    let mut acc = [[simd.splat(0.0); N]; R];
-    let mut channel = 0;
-    while channel < head_dim {
-        // SAFETY: `channel < head_dim`, and the vectors of a block end with it or with `head_dim`.
+impl Kernel<'_> {
+    /// `[r][n] = q[r]·K[n]`, lanes not yet added up. Meanwhile writes the scores of the block before:
+    /// their sums are a long chain of dependent operations that would otherwise fill the scheduler.
+    ///
+    /// # Safety
+    /// Places are slots of codec `C` in their runs, `q` has R rows of `head_dim`, a multiple of LANES;
+    /// `last` can be [written](Pending::write).
+    #[inline(always)]
+    unsafe fn block<C: Codec, S: Simd, const R: usize, const N: usize>(
+        &self,
+        simd: S,
+        places: [Place<'_, '_>; N],
+        last: &Pending<S, R, N>,
+        stride: usize,
+    ) -> [[S::V; N]; R] {
+        let mut acc = [[simd.splat(0.0); N]; R];
+        let mut channel = 0;
+        // SAFETY: whole blocks within `head_dim`, then vectors within it; the rest is the caller's.
         unsafe {
-            let mut shared = [C::shared(simd, places[0].scales, channel); N];
-            for (shared, place) in shared.iter_mut().zip(&places).skip(1) {
-                *shared = C::shared(simd, place.scales, channel);
+            if Pending::<S, R, N>::BY_ROWS && self.head_dim >= BLOCK {
+                let shared = self.shared::<C, S, N>(simd, places, 0);
+                let mut folded = [simd.splat(0.0); 4];
+                // Not a loop: it would index registers.
+                unrolled!(i in 0, 1, 2, 3 => {
+                    places[i % N].run.prefetch(self.ahead, places[i % N].slot, 0);
+                    self.step::<C, S, R, N>(simd, places, shared, i * S::LANES, &mut acc);
+                    if i < R {
+                        folded[i] = last.fold(simd, i % R);
+                    }
+                });
+                last.write_folded(simd, folded, stride);
+                channel = BLOCK;
+            } else {
+                last.write(simd, stride);
             }
-            // A whole block is a loop of constant length, which is unrolled.
-            if channel + BLOCK <= head_dim {
+            while channel + BLOCK <= self.head_dim {
+                let shared = self.shared::<C, S, N>(simd, places, channel);
+                for place in places {
+                    place.run.prefetch(self.ahead, place.slot, channel);
+                }
                 for i in 0..BLOCK / S::LANES {
                     let channel = channel + i * S::LANES;
-                    dot_step::<C, S, R, N>(simd, places, shared, head_dim, channel, q, &mut acc);
+                    self.step::<C, S, R, N>(simd, places, shared, channel, &mut acc);
                 }
-            } else {
-                for channel in (channel..head_dim).step_by(S::LANES) {
-                    dot_step::<C, S, R, N>(simd, places, shared, head_dim, channel, q, &mut acc);
+                channel += BLOCK;
+            }
+            if channel < self.head_dim {
+                let shared = self.shared::<C, S, N>(simd, places, channel);
+                for place in places {
+                    place.run.prefetch(self.ahead, place.slot, channel);
+                }
+                while channel < self.head_dim {
+                    self.step::<C, S, R, N>(simd, places, shared, channel, &mut acc);
+                    channel += S::LANES;
                 }
             }
         }
-        channel += BLOCK;
+        acc
     }
-    reduce(simd, acc)
-}
 
-/// Adds the products of one vector of channels.
-///
-/// # Safety
-/// As [`dot_block`]; `shared` is of the channel's block, `channel + LANES <= head_dim`.
-#[inline(always)]
-unsafe fn dot_step<C: Codec, S: Simd, const R: usize, const N: usize>(
-    simd: S,
-    places: [Place; N],
-    shared: [C::Shared<S>; N],
-    head_dim: usize,
-    channel: usize,
-    q: &[f32],
-    acc: &mut [[S::V; N]; R],
-) {
-    // SAFETY: the caller's slots, rows and channels.
-    unsafe {
-        let mut k = [simd.splat(0.0); N];
-        for (n, k) in k.iter_mut().enumerate() {
-            *k = C::load_block(simd, places[n].payload, channel, shared[n]);
+    /// # Safety
+    /// As [`block`](Self::block), for a block that starts at `channel < head_dim`.
+    #[inline(always)]
+    unsafe fn shared<C: Codec, S: Simd, const N: usize>(
+        &self,
+        simd: S,
+        places: [Place<'_, '_>; N],
+        channel: usize,
+    ) -> [C::Shared<S>; N] {
+        let bytes = C::scale_bytes(self.head_dim);
+        // SAFETY: the caller's slots.
+        unsafe {
+            let at = |place: Place<'_, '_>| place.run.scales.as_ptr().add(place.slot * bytes);
+            let mut shared = [C::shared(simd, at(places[0]), channel); N];
+            for (shared, place) in shared.iter_mut().zip(places).skip(1) {
+                *shared = C::shared(simd, at(place), channel);
+            }
+            shared
         }
-        for (r, acc) in acc.iter_mut().enumerate() {
-            let q = simd.load(q.as_ptr().add(r * head_dim + channel));
-            for (acc, k) in acc.iter_mut().zip(k) {
-                *acc = simd.mul_add(q, k, *acc);
+    }
+
+    /// Adds the products of one vector of channels.
+    ///
+    /// # Safety
+    /// As [`block`](Self::block); `shared` is of the channel's block, `channel + LANES <= head_dim`.
+    #[inline(always)]
+    unsafe fn step<C: Codec, S: Simd, const R: usize, const N: usize>(
+        &self,
+        simd: S,
+        places: [Place<'_, '_>; N],
+        shared: [C::Shared<S>; N],
+        channel: usize,
+        acc: &mut [[S::V; N]; R],
+    ) {
+        let bytes = C::payload_bytes(self.head_dim);
+        // SAFETY: the caller's slots, rows and channels.
+        unsafe {
+            let mut k = [simd.splat(0.0); N];
+            for (n, k) in k.iter_mut().enumerate() {
+                let payload = places[n].run.payload.as_ptr().add(places[n].slot * bytes);
+                *k = C::load_block(simd, payload, channel, shared[n]);
+            }
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let q = simd.load(self.q.as_ptr().add(r * self.head_dim + channel));
+                for (acc, k) in acc.iter_mut().zip(k) {
+                    *acc = simd.mul_add(q, k, *acc);
+                }
             }
         }
     }
-}
-
-/// The lane sums of a block of accumulators, four at a time.
-#[inline(always)]
-fn reduce<S: Simd, const R: usize, const N: usize>(simd: S, acc: [[S::V; N]; R]) -> [[f32; N]; R] {
-    let mut sums = [[0.0; N]; R];
-    if N == 4 {
-        let mut rows = [[simd.splat(0.0); 4]; R];
-        for (row, acc) in rows.iter_mut().zip(acc) {
-            row.copy_from_slice(&acc);
-        }
-        for (sums, row) in sums.iter_mut().zip(simd.reduce_add_rows(rows)) {
-            sums.copy_from_slice(&row);
-        }
-        return sums;
-    }
-    let mut i = 0;
-    while i + 4 <= R * N {
-        let at = |j: usize| acc[(i + j) / N][(i + j) % N];
-        let four = simd.reduce_add4([at(0), at(1), at(2), at(3)]);
-        for (j, sum) in four.into_iter().enumerate() {
-            sums[(i + j) / N][(i + j) % N] = sum;
-        }
-        i += 4;
-    }
-    while i < R * N {
-        sums[i / N][i % N] = simd.reduce_add(acc[i / N][i % N]);
-        i += 1;
-    }
-    sums
 }

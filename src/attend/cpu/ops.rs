@@ -8,11 +8,11 @@ use std::ops::Range;
 use super::{
     accumulate::accumulate,
     dot::dot,
-    side::{Bundle, Lines, Side},
+    side::{Ahead, Bundle, Side},
 };
 use crate::{
     base::simd::Simd,
-    format::{Codec, CodecVisitor, SlotFormat},
+    format::{BLOCK, Codec, CodecVisitor, SlotFormat},
 };
 
 /// Query rows that one pass over slots serves.
@@ -35,9 +35,9 @@ pub(super) struct Walk<'b, 'a, S: Simd> {
 }
 
 impl<'b, 'a, S: Simd> Walk<'b, 'a, S> {
-    /// Which lines to ask for along with each slot, of a part of its channels.
-    pub fn lines(&self, part: Range<usize>, of: usize) -> Lines {
-        Lines::new(self.ahead.map(|(side, _)| side), part, of)
+    /// How much to ask for ahead.
+    pub fn ahead(&self, head_dim: usize) -> Ahead {
+        Ahead::new(self.ahead.map(|(side, _)| side), head_dim)
     }
 
     /// What to walk, after a check of what unsafe loads rest on: runs have their slots' bytes, and
@@ -110,7 +110,7 @@ fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_, S>, head_dim: usize, out
     assert_eq!(out.len(), walk.slots.len() * head_dim);
     let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
     let mut rows = out.chunks_exact_mut(head_dim);
-    let lines = walk.lines(0..1, 1);
+    let ahead = walk.ahead(head_dim);
     for bundle in (Walk { streams: false, ..walk }).bundles::<C>(head_dim) {
         let [run] = bundle.runs() else {
             unreachable!("a walk without streams has one run at a time")
@@ -120,8 +120,10 @@ fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_, S>, head_dim: usize, out
             #[inline(always)]
             || {
                 for (slot, row) in rows.enumerate() {
-                    run.prefetch(slot, lines);
                     for channel in (0..head_dim).step_by(S::LANES) {
+                        if channel % BLOCK == 0 {
+                            run.prefetch(ahead, slot, channel);
+                        }
                         // SAFETY: the walk measured the slots' bytes; a row is `head_dim`.
                         unsafe {
                             let payload = run.payload.as_ptr().add(slot * bytes);

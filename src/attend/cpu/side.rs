@@ -6,7 +6,7 @@ use super::ops::Ops;
 use crate::{
     attend::Head,
     base::simd::Simd,
-    format::{Region, SlotFormat},
+    format::{BLOCK, Region, SlotFormat},
 };
 
 /// The K side or the V side of a head table.
@@ -139,31 +139,30 @@ impl<'a, S: Simd> Side<'a, S> {
 /// Bytes of a cache line.
 const LINE: usize = 64;
 
-/// Which bytes of each slot ahead to ask for.
+/// How much to ask for ahead, along with each slot.
 #[derive(Clone, Copy)]
-pub(super) struct Lines {
+pub(super) struct Ahead {
     slot_bytes: usize,
-    /// The first line, and the end of the last one.
-    start: usize,
-    end: usize,
+    /// Bytes of a [`BLOCK`] of channels; none if nothing is to come.
+    block_bytes: usize,
 }
 
-impl Lines {
-    /// Lines that start in `part` of `of` equal parts of a slot of `side`; none without a side.
-    pub fn new<S: Simd>(side: Option<&Side<'_, S>>, part: Range<usize>, of: usize) -> Self {
+impl Ahead {
+    /// Slots of `side`, if any.
+    pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
         let slot_bytes = side.map_or(0, Side::slot_bytes);
-        let start = (part.start * slot_bytes / of).next_multiple_of(LINE);
-        Self { slot_bytes, start, end: part.end * slot_bytes / of }
+        Self { slot_bytes, block_bytes: (slot_bytes * BLOCK).div_ceil(head_dim) }
     }
 }
 
 impl Run<'_> {
-    /// Asks for lines of the `slot`-th slot ahead.
+    /// Asks for a block of channels, given by its first one, of the `slot`-th slot ahead.
     #[inline(always)]
-    pub fn prefetch(&self, slot: usize, lines: Lines) {
-        let start = self.ahead.wrapping_add(slot * lines.slot_bytes);
-        let mut line = lines.start;
-        while line < lines.end {
+    pub fn prefetch(&self, ahead: Ahead, slot: usize, channel: usize) {
+        let start = slot * ahead.slot_bytes + channel / BLOCK * ahead.block_bytes;
+        let start = self.ahead.wrapping_add(start);
+        let mut line = 0;
+        while line < ahead.block_bytes {
             prefetch(start.wrapping_add(line));
             line += LINE;
         }

@@ -28,18 +28,11 @@ fn check<S: Simd>(simd: S) {
     assert_eq!(store(simd.round(va)), rounded);
     assert_eq!(simd.reduce_add(va), a.iter().sum::<f32>());
     assert_eq!(simd.reduce_max(vb), 0.5);
-    let sums = simd.reduce_add4([va, vb, simd.splat(2.0), simd.splat(0.0)]);
-    assert_eq!(sums, [a.iter().sum(), b.iter().sum(), 2.0 * S::LANES as f32, 0.0]);
-    let rows = simd.reduce_add_rows([[va, vb, vb, va], [simd.splat(3.0), va, va, vb]]);
     let (sum_a, sum_b) = (a.iter().sum::<f32>(), b.iter().sum::<f32>());
-    assert_eq!(rows[0], [sum_a, sum_b, sum_b, sum_a]);
-    assert_eq!(rows[1], [3.0 * S::LANES as f32, sum_a, sum_a, sum_b]);
-    let rows = simd.reduce_add_rows(
-        [0, 1, 2, 3, 4].map(|r| [0, 1, 2, 3].map(|n| simd.splat((4 * r + n) as f32))),
-    );
-    for (r, row) in rows.into_iter().enumerate() {
-        let sum = |n: usize| ((4 * r + n) * S::LANES) as f32;
-        assert_eq!(row, [sum(0), sum(1), sum(2), sum(3)]);
+    let row = |n: usize| [va, vb, simd.splat(n as f32), vb];
+    let sums = simd.finish_sums([0, 1, 2, 3].map(|n| simd.fold_sums(row(n))));
+    for (n, sums) in sums.into_iter().enumerate() {
+        assert_eq!(sums, [sum_a, sum_b, (n * S::LANES) as f32, sum_b]);
     }
     for power in [-126i32, -1, 0, 3, 127] {
         assert_eq!(store(simd.exp2_int(simd.splat(power as f32)))[0], (power as f32).exp2());
