@@ -74,9 +74,11 @@ unsafe fn dot_walk<C: Codec, S: Simd, const R: usize, const N: usize>(
 ) {
     let kernel = Kernel { head_dim, ahead: walk.ahead(head_dim), q };
     let (mut out, stride) = (scores.values.as_mut_ptr(), scores.stride);
-    // Scores are written while the next ones are computed. What is written first is nothing yet, to
-    // where the first scores will be.
-    let mut last = Pending { acc: [[simd.splat(0.0); N]; R], out };
+    // Scores are written while the next ones are computed. What is written first is no score, so it
+    // goes nowhere: rows no values apart.
+    let mut nowhere = [0f32; N];
+    let nowhere = nowhere.as_mut_ptr();
+    let mut last = Pending { acc: [[simd.splat(0.0); N]; R], out: nowhere, stride: 0 };
     for bundle in walk.bundles::<C>(head_dim) {
         // SAFETY: places are slots of the bundle, whose bytes the walk measured; `out` advances by a
         // value for each slot.
@@ -88,15 +90,15 @@ unsafe fn dot_walk<C: Codec, S: Simd, const R: usize, const N: usize>(
                     for (n, place) in places.iter_mut().enumerate() {
                         place.slot += n;
                     }
-                    let acc = kernel.block::<C, S, R, N>(simd, places, &last, stride);
-                    last = Pending { acc, out };
+                    let acc = kernel.block::<C, S, R, N>(simd, places, &last);
+                    last = Pending { acc, out, stride };
                     (out, slot) = (out.add(N), slot + N);
                 }
                 while slot < bundle.slots {
-                    let none = Pending { acc: [[simd.splat(0.0)]; R], out };
+                    let none = Pending { acc: [[simd.splat(0.0)]; R], out: nowhere, stride: 0 };
                     let places = [Place { run, slot }];
-                    let acc = kernel.block::<C, S, R, 1>(simd, places, &none, stride);
-                    Pending { acc, out }.write(simd, stride);
+                    let acc = kernel.block::<C, S, R, 1>(simd, places, &none);
+                    Pending { acc, out, stride }.write(simd);
                     (out, slot) = (out.add(1), slot + 1);
                 }
             } else {
@@ -106,16 +108,16 @@ unsafe fn dot_walk<C: Codec, S: Simd, const R: usize, const N: usize>(
                         for (place, run) in places.iter_mut().zip(runs) {
                             place.run = run;
                         }
-                        let acc = kernel.block::<C, S, R, N>(simd, places, &last, stride);
-                        last = Pending { acc, out };
+                        let acc = kernel.block::<C, S, R, N>(simd, places, &last);
+                        last = Pending { acc, out, stride };
                         out = out.add(N);
                     }
                 }
             }
         }
     }
-    // SAFETY: the scores of the last N slots.
-    unsafe { last.write(simd, stride) };
+    // SAFETY: the scores of the last N slots, or nowhere.
+    unsafe { last.write(simd) };
 }
 
 /// A slot of a run.
@@ -129,6 +131,8 @@ struct Place<'b, 'a> {
 struct Pending<S: Simd, const R: usize, const N: usize> {
     acc: [[S::V; N]; R],
     out: *mut f32,
+    /// From one row to the next.
+    stride: usize,
 }
 
 impl<S: Simd, const R: usize, const N: usize> Pending<S, R, N> {
@@ -139,7 +143,7 @@ impl<S: Simd, const R: usize, const N: usize> Pending<S, R, N> {
     /// # Safety
     /// `out` is valid for N values in each of R rows `stride` apart.
     #[inline(always)]
-    unsafe fn write(&self, simd: S, stride: usize) {
+    unsafe fn write(&self, simd: S) {
         let mut folded = [simd.splat(0.0); 4];
         let mut first = 0;
         while first < R * N {
@@ -153,7 +157,9 @@ impl<S: Simd, const R: usize, const N: usize> Pending<S, R, N> {
             let sums = simd.finish_sums(folded);
             for i in first..(first + 16).min(R * N) {
                 // SAFETY: the caller's rows.
-                unsafe { *self.out.add(i / N * stride + i % N) = sums[(i - first) / 4][i % 4] };
+                unsafe {
+                    *self.out.add(i / N * self.stride + i % N) = sums[(i - first) / 4][i % 4]
+                };
             }
             first += 16;
         }
@@ -170,11 +176,11 @@ impl<S: Simd, const R: usize, const N: usize> Pending<S, R, N> {
     /// # Safety
     /// As [`write`](Self::write).
     #[inline(always)]
-    unsafe fn write_folded(&self, simd: S, folded: [S::V; 4], stride: usize) {
+    unsafe fn write_folded(&self, simd: S, folded: [S::V; 4]) {
         let sums = simd.finish_sums(folded);
         for (r, sums) in sums.into_iter().take(R).enumerate() {
             // SAFETY: the caller's rows.
-            unsafe { self.out.add(r * stride).cast::<[f32; 4]>().write_unaligned(sums) };
+            unsafe { self.out.add(r * self.stride).cast::<[f32; 4]>().write_unaligned(sums) };
         }
     }
 }
@@ -200,7 +206,6 @@ impl Kernel<'_> {
         simd: S,
         places: [Place<'_, '_>; N],
         last: &Pending<S, R, N>,
-        stride: usize,
     ) -> [[S::V; N]; R] {
         let mut acc = [[simd.splat(0.0); N]; R];
         let mut channel = 0;
@@ -217,10 +222,10 @@ impl Kernel<'_> {
                         folded[i] = last.fold(simd, i % R);
                     }
                 });
-                last.write_folded(simd, folded, stride);
+                last.write_folded(simd, folded);
                 channel = BLOCK;
             } else {
-                last.write(simd, stride);
+                last.write(simd);
             }
             while channel + BLOCK <= self.head_dim {
                 let shared = self.shared::<C, S, N>(simd, places, channel);
