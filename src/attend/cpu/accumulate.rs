@@ -101,7 +101,7 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
         for bundle in walk.bundles::<C>(head_dim) {
             for slot in 0..bundle.slots {
                 for run in bundle.runs() {
-                    if channel % BLOCK == 0 {
+                    if channel.is_multiple_of(BLOCK) {
                         run.prefetch(ahead, slot, channel);
                     }
                     let payload = run.payload.as_ptr().add(slot * bytes);

@@ -121,7 +121,7 @@ fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_, S>, head_dim: usize, out
             || {
                 for (slot, row) in rows.enumerate() {
                     for channel in (0..head_dim).step_by(S::LANES) {
-                        if channel % BLOCK == 0 {
+                        if channel.is_multiple_of(BLOCK) {
                             run.prefetch(ahead, slot, channel);
                         }
                         // SAFETY: the walk measured the slots' bytes; a row is `head_dim`.
