@@ -26,6 +26,7 @@ impl<S: PageStore> Attention<S> for Reference {
             scores.reset(batch);
         }
         let reduce = scores.as_ref().map(|s| s.reduce());
+        let skip = scores.as_ref().map_or(0, |s| s.skip_newest());
         let windows: Vec<_> =
             batch.spans.iter().map(|s| scores.as_ref().map(|scores| scores.tokens(s))).collect();
         let mut scored = scores.map(|s| s.heads_mut()).unwrap_or_default();
@@ -58,7 +59,8 @@ impl<S: PageStore> Attention<S> for Reference {
                                 _ => 0,
                             };
                             let sums = &mut scored[s * shape.kv_heads() + h][offset..];
-                            for (sum, p) in sums.iter_mut().zip(&p) {
+                            let counted = visible.saturating_sub(skip);
+                            for (sum, p) in sums.iter_mut().zip(&p[..counted]) {
                                 *sum += (p * p) as f32;
                             }
                         }

@@ -21,6 +21,7 @@ pub enum Reduce {
 #[derive(Clone, Debug)]
 pub struct SlotScores {
     window: usize,
+    skip_newest: usize,
     reduce: Reduce,
     kv_heads: usize,
     values: Vec<f32>,
@@ -31,7 +32,19 @@ pub struct SlotScores {
 impl SlotScores {
     /// Scores of the last `window` query tokens of each span (fewer where a span has fewer).
     pub fn new(window: usize, reduce: Reduce) -> Self {
-        Self { window, reduce, kv_heads: 0, values: Vec::new(), starts: vec![0] }
+        Self { window, skip_newest: 0, reduce, kv_heads: 0, values: Vec::new(), starts: vec![0] }
+    }
+
+    /// The same, but a query's attention to the newest `slots` slots that it sees does not count: what
+    /// it pays to its neighbourhood says nothing of what later queries will pay there.
+    pub fn skipping(mut self, slots: usize) -> Self {
+        self.skip_newest = slots;
+        self
+    }
+
+    /// Newest visible slots of each query that do not count.
+    pub fn skip_newest(&self) -> usize {
+        self.skip_newest
     }
 
     /// Query tokens that count.

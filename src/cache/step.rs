@@ -181,9 +181,10 @@ impl CacheStep<'_> {
             let mut scores = match wish {
                 Wish::Nothing => None,
                 Wish::Decode => Some(&mut scratch.decode),
-                Wish::Window(queries) => {
-                    if scratch.window.window() != queries {
-                        scratch.window = SlotScores::new(queries, Reduce::PerQueryHead);
+                Wish::Window { queries, skip } => {
+                    let window = &mut scratch.window;
+                    if (window.window(), window.skip_newest()) != (queries, skip) {
+                        *window = SlotScores::new(queries, Reduce::PerQueryHead).skipping(skip);
                     }
                     Some(&mut scratch.window)
                 }
@@ -229,7 +230,10 @@ enum Wish {
     /// One value per slot, to add to what the slot has.
     Decode,
     /// Per query head, over this many of the newest queries.
-    Window(usize),
+    Window {
+        queries: usize,
+        skip: usize,
+    },
 }
 
 impl Wish {
@@ -237,7 +241,7 @@ impl Wish {
         let Some(watch) = watch else { return Self::Nothing };
         let needs = watch.scorer.needs();
         match needs.attention_window {
-            Some(window) if tokens > 1 => Self::Window(window),
+            Some(queries) if tokens > 1 => Self::Window { queries, skip: needs.skip_newest },
             _ if needs.decode_attention && tokens == 1 => Self::Decode,
             _ => Self::Nothing,
         }
@@ -285,8 +289,8 @@ impl Observed<'_> {
             match self.scores.reduce() {
                 Reduce::PerQueryHead => {
                     watch.scorer.score(&context, values)?;
-                    // A whole window of newer queries replaces what older ones said.
-                    if tokens >= self.scores.window() {
+                    // Newer queries replace what older ones said, unless they are too few to know.
+                    if 2 * tokens >= self.scores.window() {
                         quantize(values, scores)?;
                     } else {
                         accumulate(scores, values, head, step)?;

@@ -286,7 +286,7 @@ fn chunks_do_not_change_the_scores() {
         let tokens: usize = chunks.iter().sum();
         let mut cache = cache(&model, FormatMap::uniform(PageFormat::both(SlotFormat::F32)), 400);
         let mut sequence = cache.sequence();
-        sequence.observe(Arc::from(ScorerKind::KvCompress.build()));
+        sequence.observe(Arc::new(crate::evict::scorer::KvCompress::paper()));
         // The same rows whatever the chunks.
         let rows: Vec<_> = (0..shape.layers())
             .map(|_| {

@@ -9,7 +9,7 @@ use crate::{
     base::CacheShape,
     cache::{CacheConfig, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
-    evict::{Allocation, Budget, Cost, Policy, ScorerKind},
+    evict::{Allocation, Budget, Cost, Policy, Scorer, ScorerKind, scorer::KvCompress},
     format::PageFormat,
 };
 
@@ -52,8 +52,18 @@ pub(super) struct PolicyArgs {
     #[arg(long, value_name = "SLOTS", default_value_t = 0)]
     pub floor: usize,
     /// What freeing a page costs.
-    #[arg(long, value_enum, default_value_t = CostArg::Max)]
+    #[arg(long, value_enum, default_value_t = CostArg::Sum)]
     pub cost: CostArg,
+    /// Newest prompt queries whose attention kv-compress looks at (the paper: 32).
+    #[arg(long, value_name = "TOKENS", default_value_t = 256)]
+    pub queries: usize,
+    /// Neighbouring positions that kv-compress pools over; odd, 1 does not pool.
+    #[arg(long, value_name = "TOKENS", default_value_t = 7)]
+    pub kernel: usize,
+    /// Of these queries, attention to this many of the newest tokens each sees does not count (the
+    /// paper: 0).
+    #[arg(long, value_name = "TOKENS", default_value_t = 32)]
+    pub skip_newest: usize,
     /// Whether heads compete for pages or all keep as much; the default is what suits the policy:
     /// heads compete under kv-compress, and keep the same elsewhere.
     #[arg(long, value_enum)]
@@ -97,9 +107,19 @@ impl PolicyArgs {
         }
     }
 
-    /// A compression by `scorer` to `budget`.
-    pub fn compression(&self, scorer: ScorerKind, budget: Budget) -> Compression {
-        Compression { scorer: Arc::from(scorer.build()), policy: self.policy(scorer), budget }
+    /// The scorer with its settings.
+    pub fn scorer(&self, kind: ScorerKind) -> Result<Arc<dyn Scorer>, CliError> {
+        Ok(match kind {
+            ScorerKind::KvCompress => {
+                Arc::new(KvCompress::new(self.queries, self.kernel)?.from_afar(self.skip_newest))
+            }
+            other => Arc::from(other.build()),
+        })
+    }
+
+    /// A compression by `kind` to `budget`.
+    pub fn compression(&self, kind: ScorerKind, budget: Budget) -> Result<Compression, CliError> {
+        Ok(Compression { scorer: self.scorer(kind)?, policy: self.policy(kind), budget })
     }
 }
 
@@ -145,7 +165,7 @@ impl CompressArgs {
             return Err(CliError::Usage("--every 0 would evict after no token".into()));
         }
         Ok(Some(CompressionPlan {
-            compression: self.protect.compression(self.policy, budget),
+            compression: self.protect.compression(self.policy, budget)?,
             between_chunks: self.evict == EvictArg::BetweenChunks,
             every: Some(self.every),
         }))

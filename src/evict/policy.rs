@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum Cost {
     /// The highest score among the slots that die for the page: the choice of KV-Compress.
-    #[default]
     MaxVictim,
-    /// The sum of their scores: the score lost for the page.
+    /// The sum of their scores: the score lost for the page. It measures better
+    /// (`docs/benchmarks.md`).
+    #[default]
     SumVictims,
 }
 
@@ -46,7 +47,7 @@ pub struct Policy {
 
 impl Default for Policy {
     /// Four sinks (StreamingLLM), a window of 32 (KV-Compress on its largest model), no floor
-    /// beyond them, the cheapest pages by their highest victim.
+    /// beyond them, the cheapest pages by the sum of their victims.
     fn default() -> Self {
         Self {
             sinks: 4,

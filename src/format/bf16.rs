@@ -36,7 +36,7 @@ impl Codec for Bf16 {
     type Shared<S: Simd> = ();
 
     #[inline(always)]
-    unsafe fn shared<S: Simd>(_simd: S, _scales: *const u8, _channel: usize) {}
+    unsafe fn shared<S: Simd>(_simd: S, _scales: *const u8, _channel: usize, _head_dim: usize) {}
 
     #[inline(always)]
     unsafe fn load_block<S: Simd>(simd: S, payload: *const u8, channel: usize, (): ()) -> S::V {

@@ -32,14 +32,19 @@ pub trait Codec: Copy + Send + Sync + 'static {
     /// Overwrites a slot so that every value of it reads as NaN.
     fn poison(payload: &mut [u8], scales: &mut [u8]);
 
-    /// What the values of a block of [`BLOCK`] channels share, as vectors want it: nothing, or a scale.
+    /// What the values of a block of [`BLOCK`] channels share, as vectors want it: nothing, or scales.
     type Shared<S: Simd>: Copy;
 
     /// What the block of `channel` shares.
     ///
     /// # Safety
     /// `scales` points at a whole slot's `scale_bytes`, and `channel < head_dim`.
-    unsafe fn shared<S: Simd>(simd: S, scales: *const u8, channel: usize) -> Self::Shared<S>;
+    unsafe fn shared<S: Simd>(
+        simd: S,
+        scales: *const u8,
+        channel: usize,
+        head_dim: usize,
+    ) -> Self::Shared<S>;
 
     /// Reads values `channel .. channel + S::LANES` of a slot, given what their block shares.
     ///
@@ -64,9 +69,13 @@ pub trait Codec: Copy + Send + Sync + 'static {
         payload: *const u8,
         scales: *const u8,
         channel: usize,
+        head_dim: usize,
     ) -> S::V {
         // SAFETY: the caller's slot and channels.
-        unsafe { Self::load_block(simd, payload, channel, Self::shared(simd, scales, channel)) }
+        unsafe {
+            let shared = Self::shared(simd, scales, channel, head_dim);
+            Self::load_block(simd, payload, channel, shared)
+        }
     }
 }
 

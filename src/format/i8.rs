@@ -1,7 +1,7 @@
-//! Signed bytes, one half-precision scale per token and group of 64 channels.
+//! Signed bytes, one half-precision scale per token and group of 32 channels.
 //!
 //! Symmetric: `scale = max|x| / 127`, `q = round(x / scale)`. Per-token scales let a page take its
-//! tokens one at a time, and 64 channels cost a quarter of a bit per value. The scale is rounded to
+//! tokens one at a time, and 32 channels cost half a bit per value. The scale is rounded to
 //! half precision *before* the values are divided by it, so its rounding adds no error.
 
 use half::f16;
@@ -14,7 +14,7 @@ use crate::base::simd::Simd;
 pub struct I8;
 
 /// Channels that share a scale.
-const GROUP: usize = BLOCK;
+const GROUP: usize = BLOCK / 2;
 
 impl Codec for I8 {
     const NAME: &'static str = "i8";
@@ -55,13 +55,26 @@ impl Codec for I8 {
         scales.fill(0xff);
     }
 
-    type Shared<S: Simd> = S::V;
+    /// The scales of both halves of the block.
+    type Shared<S: Simd> = [S::V; 2];
 
     #[inline(always)]
-    unsafe fn shared<S: Simd>(simd: S, scales: *const u8, channel: usize) -> S::V {
-        // SAFETY: the caller's slot holds a two-byte scale for each group of channels.
-        let scale = unsafe { scales.add(2 * (channel / GROUP)).cast::<[u8; 2]>().read() };
-        simd.splat(simd.f16_to_f32(u16::from_le_bytes(scale)))
+    unsafe fn shared<S: Simd>(
+        simd: S,
+        scales: *const u8,
+        channel: usize,
+        head_dim: usize,
+    ) -> [S::V; 2] {
+        let first = channel / BLOCK * 2;
+        // The last block of a head may have one half: then both are that one's.
+        let second = (first + 1).min((head_dim - 1) / GROUP);
+        let scale = |group: usize| {
+            // SAFETY: the caller's slot holds a two-byte scale for each group of channels, of which
+            // both are.
+            let bits = unsafe { scales.add(2 * group).cast::<[u8; 2]>().read() };
+            simd.splat(simd.f16_to_f32(u16::from_le_bytes(bits)))
+        };
+        [scale(first), scale(second)]
     }
 
     #[inline(always)]
@@ -69,10 +82,11 @@ impl Codec for I8 {
         simd: S,
         payload: *const u8,
         channel: usize,
-        scale: S::V,
+        scales: [S::V; 2],
     ) -> S::V {
         // SAFETY: the caller's slot holds `channel + LANES` bytes.
-        simd.mul(unsafe { simd.load_i8(payload.add(channel)) }, scale)
+        let values = unsafe { simd.load_i8(payload.add(channel)) };
+        simd.mul(values, scales[channel % BLOCK / GROUP])
     }
 }
 

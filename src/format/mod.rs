@@ -50,7 +50,7 @@ slot_formats! {
     F16 = f16::F16,
     /// bfloat16: the range of f32 with eight bits of precision.
     Bf16 = bf16::Bf16,
-    /// Signed bytes with one half-precision scale per token and 64 channels.
+    /// Signed bytes with one half-precision scale per token and 32 channels.
     I8 = i8::I8,
 }
 

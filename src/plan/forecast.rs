@@ -22,17 +22,16 @@ pub enum Admission {
 }
 
 impl BlockManager {
-    /// Whether a new sequence that needs `pages` pages may start, with `watermark` pages kept free for
+    /// Whether a new sequence that needs `pages` pages may start, with `reserved` pages kept free for
     /// the growth of those that run. (A watermark of a few percent is what keeps an engine from
-    /// admitting a request and preempting it on the next step.)
-    pub fn admission(&self, pages: usize, watermark: usize) -> Admission {
+    /// admitting a request and preempting it on the next step. Where nothing runs there is nothing to
+    /// reserve for, and what fits should start.)
+    pub fn admission(&self, pages: usize, reserved: usize) -> Admission {
         let stats = self.stats();
         if pages > stats.total {
             return Admission::Never { needed: pages, total: stats.total };
         }
-        // An idle pool admits what fits: nothing runs that a watermark would protect.
-        let watermark = if stats.held == 0 { 0 } else { watermark };
-        match (pages + watermark).saturating_sub(stats.free) {
+        match pages.saturating_add(reserved).saturating_sub(stats.free) {
             0 => Admission::Now,
             missing => Admission::Later { missing },
         }

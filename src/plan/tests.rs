@@ -440,9 +440,10 @@ fn rewrites_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn admission_keeps_a_watermark_for_those_that_run() {
+fn admission_keeps_pages_for_those_that_run() {
     let manager = BlockManager::new(10).unwrap();
-    assert_eq!(manager.admission(10, 2), Admission::Now);
+    assert_eq!(manager.admission(10, 0), Admission::Now);
+    assert_eq!(manager.admission(10, 2), Admission::Later { missing: 2 });
     let _running = sequence_of(&manager, 8);
     assert_eq!(manager.admission(4, 2), Admission::Now);
     assert_eq!(manager.admission(6, 2), Admission::Later { missing: 2 });

@@ -12,7 +12,7 @@ use crate::{
     base::CacheShape,
     cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap, KvCache, KvSequence},
     evict::{Budget, Policy, ScorerKind},
-    format::{PageFormat, SlotFormat},
+    format::{PageFormat, PageLayout, SlotFormat},
     plan::PlanError,
     store::PageStore,
 };
@@ -59,32 +59,30 @@ fn compress(cache: &mut KvCache, sequence: &mut KvSequence, ratio: f64) -> Resul
 /// Pages and slots of a head, by the plainest counting there is: the set of (page, slot) in use.
 #[derive(Default)]
 struct Recount {
-    pages: HashSet<u32>,
+    /// Sequences of different formats may meet in a head, each with pages of its own.
+    pages: HashMap<u32, PageLayout>,
     slots: HashSet<(u32, usize)>,
-    page_bytes: usize,
-    slot_bytes: usize,
-    slots_per_page: usize,
 }
 
 impl Recount {
     fn count(&mut self, sequence: &KvSequence, head: usize) {
-        let (table, layout) = (sequence.tables().head(head), sequence.layouts().of(head));
-        self.pages.extend(table.pages);
+        let (table, layout) = (sequence.tables().head(head), *sequence.layouts().of(head));
+        self.pages.extend(table.pages.iter().map(|&page| (page, layout)));
         let slots = (0..table.slots).map(|s| (table.pages[s / layout.slots], s % layout.slots));
         self.slots.extend(slots);
-        (self.page_bytes, self.slot_bytes) = (layout.page_bytes, layout.slot_bytes());
-        self.slots_per_page = layout.slots;
     }
 
     fn result(&self) -> MemoryUse {
-        let (pages, slots) = (self.pages.len(), self.slots.len());
+        let sum = |of: fn(&PageLayout) -> usize| self.pages.values().map(of).sum::<usize>();
+        let used_bytes = self.slots.iter().map(|(page, _)| self.pages[page].slot_bytes()).sum();
+        let room = sum(|layout| layout.slots * layout.slot_bytes());
         MemoryUse {
-            pages,
-            slots,
-            held_bytes: pages * self.page_bytes,
-            used_bytes: slots * self.slot_bytes,
-            tail_waste_bytes: (pages * self.slots_per_page - slots) * self.slot_bytes,
-            layout_waste_bytes: pages * (self.page_bytes - self.slots_per_page * self.slot_bytes),
+            pages: self.pages.len(),
+            slots: self.slots.len(),
+            held_bytes: sum(|layout| layout.page_bytes),
+            used_bytes,
+            tail_waste_bytes: room - used_bytes,
+            layout_waste_bytes: sum(|layout| layout.page_bytes) - room,
         }
     }
 }

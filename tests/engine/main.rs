@@ -7,5 +7,7 @@ mod tiny_llama;
 
 mod files;
 mod forward;
+mod paged;
 mod reference;
+mod serving;
 mod vocabulary;

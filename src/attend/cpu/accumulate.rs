@@ -106,7 +106,7 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
                     }
                     let payload = run.payload.as_ptr().add(slot * bytes);
                     let scales = run.scales.as_ptr().add(slot * scale_bytes);
-                    let shared = C::shared(simd, scales, channel);
+                    let shared = C::shared(simd, scales, channel, head_dim);
                     let mut v = [simd.splat(0.0); T];
                     for (t, v) in v.iter_mut().enumerate() {
                         *v = C::load_block(simd, payload, channel + t * S::LANES, shared);

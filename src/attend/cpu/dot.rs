@@ -265,9 +265,9 @@ impl Kernel<'_> {
         // SAFETY: the caller's slots.
         unsafe {
             let at = |place: Place<'_, '_>| place.run.scales.as_ptr().add(place.slot * bytes);
-            let mut shared = [C::shared(simd, at(places[0]), channel); N];
+            let mut shared = [C::shared(simd, at(places[0]), channel, self.head_dim); N];
             for (shared, place) in shared.iter_mut().zip(places).skip(1) {
-                *shared = C::shared(simd, at(place), channel);
+                *shared = C::shared(simd, at(place), channel, self.head_dim);
             }
             shared
         }

@@ -128,7 +128,7 @@ fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_, S>, head_dim: usize, out
                         unsafe {
                             let payload = run.payload.as_ptr().add(slot * bytes);
                             let scales = run.scales.as_ptr().add(slot * scale_bytes);
-                            let values = C::load(simd, payload, scales, channel);
+                            let values = C::load(simd, payload, scales, channel, head_dim);
                             simd.store(row.as_mut_ptr().add(channel), values);
                         }
                     }

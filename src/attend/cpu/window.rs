@@ -40,7 +40,7 @@ pub(super) fn score<S: Simd>(
     scores: &mut SlotScores,
 ) {
     scores.reset(batch);
-    let (kv_heads, reduce) = (batch.shape.kv_heads(), scores.reduce());
+    let (kv_heads, reduce, skip) = (batch.shape.kv_heads(), scores.reduce(), scores.skip_newest());
     let windows: Vec<_> = batch.spans.iter().map(|span| scores.tokens(span)).collect();
     let mut jobs = Vec::new();
     for (index, head) in scores.heads_mut().into_iter().enumerate() {
@@ -64,7 +64,7 @@ pub(super) fn score<S: Simd>(
         let window = windows[job.span].clone();
         QUERIES.with_borrow_mut(|q| {
             let first_token = plan.first_token(job.span);
-            job.run(simd, batch, sides, (first_token, window), lse, reduce, q);
+            job.run(simd, batch, sides, (first_token, window), lse, (reduce, skip), q);
         });
     });
 }
@@ -78,14 +78,16 @@ impl Job<'_> {
         sides: &Sides<'_, S>,
         (first_token, window): (usize, Range<usize>),
         lse: &[f32],
-        reduce: Reduce,
+        (reduce, skip): (Reduce, usize),
         q: &mut Vec<f32>,
     ) {
         let (group, dim) = (batch.shape.group(), batch.shape.head_dim());
         let span = &batch.spans[self.span];
         item::gather(batch, first_token + window.start..first_token + window.end, self.head, q);
         let rows = group * window.len();
-        let visible = |row: usize| span.visible(self.head, window.start + row / group);
+        // Only these count; the log-sum-exp is over all that the query sees.
+        let visible =
+            |row: usize| span.visible(self.head, window.start + row / group).saturating_sub(skip);
         let lse_of = |row: usize| {
             let token = first_token + window.start + row / group;
             LOG2_E * lse[token * batch.shape.query_heads() + self.head * group + row % group]

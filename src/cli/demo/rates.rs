@@ -1,6 +1,6 @@
 //! One context at several compression ratios.
 
-use std::{sync::Arc, time::Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -47,7 +47,7 @@ impl Demo {
         let work = self.context + (self.ratios.len() + 1) * (following + self.generate);
         let bar = progress::bar("one context, every rate", "tokens", work);
         let start = Instant::now();
-        let scorer = Arc::from(ScorerKind::KvCompress.build());
+        let scorer = self.protect.scorer(ScorerKind::KvCompress)?;
         let mut prefilled = 0.0;
         let mut window =
             Continuation::new(&loaded.model, &config, tokens, self.context, 256, scorer, |done| {
@@ -58,7 +58,7 @@ impl Demo {
         let mut rows = Vec::with_capacity(self.ratios.len());
         for &ratio in &self.ratios {
             let compression =
-                self.protect.compression(ScorerKind::KvCompress, Budget::Ratio(ratio));
+                self.protect.compression(ScorerKind::KvCompress, Budget::Ratio(ratio))?;
             let (fork, done) = window.compressed(&compression)?;
             let slots = slots(&fork);
             // The fork's own memory: without the context that it was forked from.

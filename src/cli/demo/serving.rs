@@ -59,7 +59,7 @@ impl Demo {
         let compression = CompressionPlan {
             compression: self
                 .protect
-                .compression(ScorerKind::KvCompress, Budget::Ratio(self.serve_ratio)),
+                .compression(ScorerKind::KvCompress, Budget::Ratio(self.serve_ratio))?,
             between_chunks: true,
             every: Some(16),
         };

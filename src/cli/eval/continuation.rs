@@ -1,6 +1,6 @@
 //! `headwise eval continuation`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
@@ -105,7 +105,7 @@ impl Continuation {
         let mut full = QualitySum::default();
         let mut sums = vec![QualitySum::default(); ways.len()];
         for &start in &starts {
-            let scorer = Arc::from(ScorerKind::KvCompress.build());
+            let scorer = self.protect.scorer(ScorerKind::KvCompress)?;
             let window = &tokens[start..=start + span];
             let each = |done| bar.inc(done as u64);
             let (model, context) = (&loaded.model, self.context);
@@ -114,7 +114,7 @@ impl Continuation {
             full.add(&window.full());
             bar.inc(self.following as u64);
             for (&(policy, ratio), sum) in ways.iter().zip(&mut sums) {
-                let compression = self.protect.compression(policy, Budget::Ratio(ratio));
+                let compression = self.protect.compression(policy, Budget::Ratio(ratio))?;
                 sum.add(&window.measure(&compression)?);
                 bar.inc(self.following as u64);
             }

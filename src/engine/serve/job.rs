@@ -16,7 +16,9 @@ pub(super) struct Job {
     /// The prompt and what was generated.
     pub tokens: Vec<u32>,
     pub sequence: Option<KvSequence>,
-    /// Pages that the sequence may hold once its prompt is cached.
+    /// Tokens that were there when the sequence started.
+    pub prefill_end: usize,
+    /// Pages that the sequence may hold once they are cached.
     pub prefill_target: Option<usize>,
     pub since_compression: usize,
     pub preemptions: usize,
@@ -32,6 +34,7 @@ impl Job {
             sampler,
             tokens,
             sequence: None,
+            prefill_end: 0,
             prefill_target: None,
             since_compression: 0,
             preemptions: 0,
@@ -48,9 +51,27 @@ impl Job {
         self.sequence.as_ref().map_or(0, KvSequence::tokens)
     }
 
-    /// Whether one token is all that is left before the next is drawn.
+    /// Starts, or starts again: all tokens so far are to be cached before one is drawn.
+    pub fn start(&mut self, sequence: KvSequence) {
+        self.sequence = Some(sequence);
+        self.prefill_end = self.tokens.len();
+        self.since_compression = 0;
+    }
+
+    /// Makes way; everything is recomputed later.
+    pub fn preempt(&mut self) {
+        self.sequence = None;
+        self.preemptions += 1;
+    }
+
+    /// Whether the prefill is over.
     pub fn is_decoding(&self) -> bool {
-        self.pending() == 1 && self.cached() > 0
+        self.sequence.is_some() && self.cached() >= self.prefill_end
+    }
+
+    /// Whether the newest cached token came with the prefill.
+    pub fn just_prefilled(&self) -> bool {
+        self.cached() <= self.prefill_end
     }
 
     /// Tokens of the next step: one, or an even share of the prompt that is left.
@@ -58,14 +79,14 @@ impl Job {
         prefill::chunks(self.pending(), chunk).front().map_or(0, |first| first.len())
     }
 
-    /// Takes a sampled token; says whether that was the last.
+    /// Takes a sampled token, unless it is a stop token; says why that was the last, if it was.
     pub fn accept(&mut self, token: u32) -> Option<Finish> {
         if self.request.stop.contains(&token) {
             return Some(Finish::Stop);
         }
         self.tokens.push(token);
-        let generated = self.tokens.len() - self.request.prompt.len();
-        (generated >= self.request.max_new_tokens).then_some(Finish::Length)
+        let full = self.generated().len() >= self.request.max_new_tokens;
+        full.then_some(Finish::Length)
     }
 
     pub fn generated(&self) -> &[u32] {

@@ -193,7 +193,7 @@ impl<'m> Scheduler<'m> {
     /// Counts what was appended and compresses where the plan says so.
     fn after_append(&mut self, index: usize, tokens: usize) -> Result<(), EngineError> {
         let job = &mut self.running[index];
-        let prefilled = tokens > 1 || job.cached() == 1;
+        let prefilled = job.just_prefilled();
         if prefilled {
             self.stats.prefill_tokens += tokens;
         }
@@ -231,16 +231,11 @@ impl<'m> Scheduler<'m> {
             let job = &mut self.running[index];
             let token = job.sampler.sample(logits)?;
             self.stats.generated_tokens += 1;
-            match job.accept(token) {
-                Some(finish) => finished.push((index, finish)),
-                None => progress.tokens.push((job.id, token)),
-            }
-            if finished
-                .last()
-                .is_some_and(|&(last, finish)| last == index && finish == Finish::Length)
-            {
+            let finish = job.accept(token);
+            if finish != Some(Finish::Stop) {
                 progress.tokens.push((job.id, token));
             }
+            finished.extend(finish.map(|finish| (index, finish)));
         }
         for &(index, finish) in finished.iter().rev() {
             let job = self.running.remove(index);
@@ -257,14 +252,14 @@ impl<'m> Scheduler<'m> {
     fn admit(&mut self) -> Result<(), EngineError> {
         while self.running.len() < self.options.max_running {
             let Some(job) = self.waiting.front() else { break };
-            let watermark = (self.options.watermark * self.cache.stats().total as f64) as usize;
-            let committed: usize = self.running.iter().map(|job| self.growth(job)).sum();
-            let pages = self.peak_pages(job);
-            let manager = self.cache.manager();
-            match manager.admission(pages, watermark + committed) {
+            let reserved = if self.running.is_empty() {
+                0
+            } else {
+                let watermark = self.options.watermark * self.cache.stats().total as f64;
+                watermark as usize + self.running.iter().map(|job| self.growth(job)).sum::<usize>()
+            };
+            match self.cache.manager().admission(self.peak_pages(job), reserved) {
                 Admission::Now => {}
-                // A job that waits for nothing but itself would wait for ever.
-                Admission::Never { .. } if !self.running.is_empty() => break,
                 Admission::Later { .. } => break,
                 Admission::Never { needed, total } => {
                     self.waiting.pop_front();
@@ -277,7 +272,7 @@ impl<'m> Scheduler<'m> {
                 sequence.observe(Arc::clone(&plan.compression.scorer));
                 job.prefill_target = self.prefill_target(job.tokens.len())?;
             }
-            job.sequence = Some(sequence);
+            job.start(sequence);
             self.running.push(job);
         }
         Ok(())
@@ -348,8 +343,7 @@ impl<'m> Scheduler<'m> {
             return Err(full.into());
         }
         if let Some(mut job) = self.running.pop() {
-            job.sequence = None;
-            job.preemptions += 1;
+            job.preempt();
             self.stats.preemptions += 1;
             self.waiting.push_front(job);
             self.cache.settle();

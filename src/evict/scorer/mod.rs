@@ -29,6 +29,8 @@ pub struct Needs {
     /// [`HeadContext::attention`] in [`Scorer::score`], summed over this many of the newest
     /// queries.
     pub attention_window: Option<usize>,
+    /// Of these queries, attention to this many of the newest slots that each sees does not count.
+    pub skip_newest: usize,
     /// [`HeadContext::attention`] in [`Scorer::increment`], at each decoding step.
     pub decode_attention: bool,
 }

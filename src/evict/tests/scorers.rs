@@ -248,3 +248,25 @@ fn no_slots_are_no_trouble() {
         assert_eq!(kind.build().score(&ctx, &mut []), Ok(()));
     }
 }
+
+/// Twelve slots, a window of 4 queries, the newest 2 slots of each skipped: slot 9 was seen from afar by
+/// no query, slots 8 and 7 by one and two, the others by more than four or four.
+#[test]
+fn scores_from_afar_make_up_for_queries_that_were_too_near() {
+    let scorer = KvCompress::new(4, 1).unwrap().from_afar(2);
+    assert_eq!(scorer.needs().skip_newest, 2);
+    let context = HeadContext {
+        head: 0,
+        logical_len: 12,
+        positions: Positions::Identity,
+        head_dim: 16,
+        group: 1,
+        keys: None,
+        attention: Some(&[1.0; 12]),
+    };
+    let mut scores = [0.0; 12];
+    scorer.score(&context, &mut scores).unwrap();
+    let (near, far) = ([4.0 / 3.0, 2.0, 4.0, 4.0, 4.0], [1.0; 7]);
+    assert_eq!(scores[..7], far);
+    assert_eq!(scores[7..], near);
+}

@@ -1,0 +1,258 @@
+//! The command as its users meet it: wrong inputs are one line on stderr and exit code 2.
+
+#[path = "common/tiny_llama.rs"]
+mod tiny_llama;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use tiny_llama::TinyLlama;
+
+/// A folder with a tiny model in it, where commands run.
+struct Bench {
+    folder: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        TinyLlama { context: 512, ..TinyLlama::default() }.write(&folder.path().join("tiny.gguf"));
+        let words = "the heat in the tin is an ether and there is more of it here ";
+        fs::write(folder.path().join("text.txt"), words.repeat(60)).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_headwise"))
+            .args(arguments)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap()
+    }
+
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Requires exit code 2 and one line on stderr that says `what`.
+    fn refuses(&self, arguments: &[&str], what: &str) {
+        let output = self.run(arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(what), "{arguments:?} said {stderr:?}, expected {what:?}");
+        assert_eq!(stderr.trim_end().lines().count(), 1, "{arguments:?}: {stderr}");
+    }
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn generate_compresses_and_reports() {
+    let bench = Bench::new();
+    let arguments = [
+        "generate",
+        "--model",
+        "tiny.gguf",
+        "--prompt-file",
+        "text.txt",
+        "--max-tokens",
+        "5",
+        "--compress",
+        "4",
+        "--sinks",
+        "2",
+        "--window",
+        "8",
+        "--json",
+        "out.json",
+    ];
+    // 60 repetitions are more than the tiny context.
+    bench.refuses(&arguments, "more than the model's context of 512");
+    fs::write(bench.path("text.txt"), "the heat in there ".repeat(20)).unwrap();
+    bench.succeeds(&arguments);
+    let result = json(&bench.path("out.json"));
+    assert!(result["stats"]["pages_evicted"].as_u64().unwrap() > 0, "{result}");
+    assert!(result["tokens"].as_array().unwrap().len() <= 5);
+    let memory = &result["memory"]["compression"];
+    assert!(memory["physical"].as_f64().unwrap() >= 2.0, "{memory}");
+}
+
+#[test]
+fn evaluations_measure_and_write_json() {
+    let bench = Bench::new();
+    let perplexity = bench.succeeds(&[
+        "eval",
+        "perplexity",
+        "--model",
+        "tiny.gguf",
+        "--text",
+        "text.txt",
+        "--context",
+        "200",
+        "--windows",
+        "2",
+        "--format",
+        "k=i8,v=bf16",
+        "--json",
+        "p.json",
+    ]);
+    assert!(perplexity.contains("perplexity"));
+    let result = json(&bench.path("p.json"));
+    assert_eq!((result["tokens"].as_u64(), result["windows"].as_u64()), (Some(398), Some(2)));
+    bench.succeeds(&[
+        "eval",
+        "continuation",
+        "--model",
+        "tiny.gguf",
+        "--text",
+        "text.txt",
+        "--context",
+        "256",
+        "--following",
+        "32",
+        "--windows",
+        "2",
+        "--ratios",
+        "1,2,4",
+        "--sinks",
+        "2",
+        "--window",
+        "8",
+        "--json",
+        "c.json",
+    ]);
+    let rows = json(&bench.path("c.json"))["rows"].as_array().unwrap().clone();
+    assert_eq!(rows.len(), 1 + 5 * 3);
+    for row in &rows {
+        let (ratio, kl) = (row["ratio"].as_f64().unwrap(), row["kl"].as_f64().unwrap());
+        let pages = row["pages"].as_u64().unwrap();
+        assert_eq!(pages, (4.0 * 16.0 / ratio) as u64, "{row}");
+        assert!(if ratio == 1.0 { kl.abs() < 1e-12 } else { kl > 0.0 }, "{row}");
+    }
+}
+
+#[test]
+fn the_demo_writes_its_page() {
+    let bench = Bench::new();
+    let table = bench.succeeds(&[
+        "demo",
+        "--model",
+        "tiny.gguf",
+        "--prompt-file",
+        "text.txt",
+        "--context",
+        "256",
+        "--following",
+        "32",
+        "--generate",
+        "4",
+        "--sinks",
+        "2",
+        "--window",
+        "8",
+        "--requests",
+        "4",
+        "--request-tokens",
+        "128",
+        "--request-generate",
+        "8",
+        "--report",
+        "page.html",
+        "--json",
+        "demo.json",
+    ]);
+    assert!(table.contains("uncompressed") && table.contains("16x"), "{table}");
+    let page = fs::read_to_string(bench.path("page.html")).unwrap();
+    assert!(page.contains("<svg") && page.contains("Slots kept") && !page.contains("<script src"));
+    let result = json(&bench.path("demo.json"));
+    for rate in result["rates"]["rows"].as_array().unwrap() {
+        let slots = rate["slots"].as_array().unwrap();
+        let sum: u64 = slots.iter().map(|s| s.as_u64().unwrap()).sum();
+        assert_eq!(sum, rate["quality"]["slots"].as_u64().unwrap());
+        assert!(rate["memory"]["compression"]["ratio"].as_f64().unwrap() >= 0.93, "{rate}");
+    }
+    let runs = &result["serving"];
+    let at_once = |run: &str| runs[run]["stats"]["peak_running"].as_u64().unwrap();
+    assert!(at_once("compressed") > at_once("plain"), "{table}");
+}
+
+#[test]
+fn bad_files_and_texts() {
+    let bench = Bench::new();
+    let whole = fs::read(bench.path("tiny.gguf")).unwrap();
+    fs::write(bench.path("cut.gguf"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(bench.path("noise.gguf"), b"not a model at all").unwrap();
+    fs::write(bench.path("latin.txt"), b"caf\xe9 and more").unwrap();
+    fs::write(bench.path("empty.txt"), b"").unwrap();
+    let generate = |model: &'static str| ["generate", "--model", model, "--prompt", "the"];
+    bench.refuses(&generate("cut.gguf"), "cut.gguf");
+    bench.refuses(&generate("noise.gguf"), "noise.gguf");
+    bench.refuses(&generate("missing.gguf"), "missing.gguf");
+    let model = ["--model", "tiny.gguf"];
+    let with = |arguments: &[&'static str]| [arguments, &model].concat();
+    bench.refuses(&with(&["generate", "--prompt", ""]), "at least one prompt token");
+    bench.refuses(&with(&["generate", "--prompt-file", "latin.txt"]), "latin.txt is not UTF-8");
+    bench.refuses(&with(&["generate", "--prompt-file", "none.txt"]), "none.txt");
+    bench.refuses(&with(&["eval", "perplexity", "--text", "empty.txt"]), "tokens");
+    bench.refuses(&with(&["eval", "continuation", "--text", "empty.txt"]), "0 tokens");
+    bench.refuses(&with(&["demo", "--prompt-file", "empty.txt"]), "at least one prompt token");
+}
+
+#[test]
+fn bad_budgets_and_pages() {
+    let bench = Bench::new();
+    fs::write(bench.path("text.txt"), "the heat in there ".repeat(20)).unwrap();
+    let generate = |extra: &[&'static str]| {
+        let base = ["generate", "--model", "tiny.gguf", "--prompt-file", "text.txt"];
+        [&base, extra].concat()
+    };
+    bench.refuses(&generate(&["--compress", "0"]), "compression ratio of 0");
+    bench.refuses(&generate(&["--compress", "nan"]), "compression ratio of NaN");
+    bench.refuses(&generate(&["--compress", "1e9"]), "budget leaves the sequence no page");
+    bench.refuses(&generate(&["--compress", "16"]), "cannot free");
+    bench.refuses(&generate(&["--keep-tokens", "0"]), "no page");
+    bench.refuses(&generate(&["--keep-tokens", "20"]), "under the 36 that every head keeps");
+    bench.refuses(&generate(&["--compress", "2", "--every", "0"]), "--every 0");
+    bench.refuses(&generate(&["--block-tokens", "0"]), "a page of 0 slots");
+    bench.refuses(&generate(&["--block-tokens", "99999999999"]), "too large");
+    bench.refuses(&generate(&["--memory", "0"]), "hold 0 pages");
+    bench.refuses(&generate(&["--max-tokens", "0"]), "one token to generate");
+    bench.refuses(&generate(&["--chunk", "0"]), "chunks of at least one token");
+    bench.refuses(&generate(&["--temperature", "-1"]), "temperature");
+    bench.refuses(&generate(&["--temperature", "1", "--top-p", "0"]), "top-p");
+    bench.refuses(&generate(&["--json", "no/such/folder/x.json"]), "no/such/folder/x.json");
+}
+
+#[test]
+fn an_unwritable_report_is_found_out_at_once() {
+    let bench = Bench::new();
+    bench.refuses(
+        &["demo", "--model", "tiny.gguf", "--report", "no/such/page.html"],
+        "no/such/page.html",
+    );
+}
+
+#[test]
+fn arguments_that_do_not_parse_exit_with_2_too() {
+    let bench = Bench::new();
+    for arguments in [
+        &["generate"][..],
+        &["generate", "--prompt", "x", "--format", "f7"],
+        &["generate", "--prompt", "x", "--policy", "best"],
+        &["frobnicate"],
+    ] {
+        assert_eq!(bench.run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
