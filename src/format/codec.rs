@@ -32,14 +32,55 @@ pub trait Codec: Copy + Send + Sync + 'static {
     /// Overwrites a slot so that every value of it reads as NaN.
     fn poison(payload: &mut [u8], scales: &mut [u8]);
 
+    /// What the values of a block of [`BLOCK`] channels share, as vectors want it: nothing, or scales.
+    type Shared<S: Simd>: Copy;
+
+    /// What the block of `channel` shares.
+    ///
+    /// # Safety
+    /// `scales` points at a whole slot's `scale_bytes`, and `channel < head_dim`.
+    unsafe fn shared<S: Simd>(
+        simd: S,
+        scales: *const u8,
+        channel: usize,
+        head_dim: usize,
+    ) -> Self::Shared<S>;
+
+    /// Reads values `channel .. channel + S::LANES` of a slot, given what their block shares.
+    ///
+    /// # Safety
+    /// `payload` points at a whole slot of `payload_bytes`, `channel` is a multiple of `S::LANES`, and
+    /// `channel + S::LANES <= head_dim`.
+    unsafe fn load_block<S: Simd>(
+        simd: S,
+        payload: *const u8,
+        channel: usize,
+        shared: Self::Shared<S>,
+    ) -> S::V;
+
     /// Reads values `channel .. channel + S::LANES` of a slot.
     ///
     /// # Safety
     /// `payload` and `scales` point at a whole slot of `payload_bytes` and `scale_bytes`,
     /// `channel` is a multiple of `S::LANES`, and `channel + S::LANES <= head_dim`.
-    unsafe fn load<S: Simd>(simd: S, payload: *const u8, scales: *const u8, channel: usize)
-    -> S::V;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(
+        simd: S,
+        payload: *const u8,
+        scales: *const u8,
+        channel: usize,
+        head_dim: usize,
+    ) -> S::V {
+        // SAFETY: the caller's slot and channels.
+        unsafe {
+            let shared = Self::shared(simd, scales, channel, head_dim);
+            Self::load_block(simd, payload, channel, shared)
+        }
+    }
 }
+
+/// Channels whose values share what [`Codec::shared`] returns: blocks start at multiples of it.
+pub const BLOCK: usize = 64;
 
 /// A computation that is generic over the codec; see
 /// [`SlotFormat::visit`](super::SlotFormat::visit).

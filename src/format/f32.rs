@@ -30,13 +30,13 @@ impl Codec for F32 {
         payload.fill(0xff);
     }
 
+    type Shared<S: Simd> = ();
+
     #[inline(always)]
-    unsafe fn load<S: Simd>(
-        simd: S,
-        payload: *const u8,
-        _scales: *const u8,
-        channel: usize,
-    ) -> S::V {
+    unsafe fn shared<S: Simd>(_simd: S, _scales: *const u8, _channel: usize, _head_dim: usize) {}
+
+    #[inline(always)]
+    unsafe fn load_block<S: Simd>(simd: S, payload: *const u8, channel: usize, (): ()) -> S::V {
         // SAFETY: the caller's slot holds `channel + LANES` values of four bytes.
         unsafe { simd.load(payload.add(4 * channel).cast()) }
     }

@@ -6,7 +6,7 @@
 
 use half::f16;
 
-use super::Codec;
+use super::{Codec, codec::BLOCK};
 use crate::base::simd::Simd;
 
 /// See [`SlotFormat::I8`](super::SlotFormat::I8).
@@ -14,7 +14,7 @@ use crate::base::simd::Simd;
 pub struct I8;
 
 /// Channels that share a scale.
-const GROUP: usize = 32;
+const GROUP: usize = BLOCK / 2;
 
 impl Codec for I8 {
     const NAME: &'static str = "i8";
@@ -55,20 +55,38 @@ impl Codec for I8 {
         scales.fill(0xff);
     }
 
+    /// The scales of both halves of the block.
+    type Shared<S: Simd> = [S::V; 2];
+
     #[inline(always)]
-    unsafe fn load<S: Simd>(
+    unsafe fn shared<S: Simd>(
         simd: S,
-        payload: *const u8,
         scales: *const u8,
         channel: usize,
-    ) -> S::V {
-        // SAFETY: the caller's slot holds `channel + LANES` bytes and a two-byte scale for each
-        // group of 32 channels; `LANES` divides 32, so the lanes share one scale.
-        let (bytes, scale) = unsafe {
-            let scale = scales.add(2 * (channel / GROUP)).cast::<[u8; 2]>().read();
-            (simd.load_i8(payload.add(channel)), u16::from_le_bytes(scale))
+        head_dim: usize,
+    ) -> [S::V; 2] {
+        let first = channel / BLOCK * 2;
+        // The last block of a head may have one half: then both are that one's.
+        let second = (first + 1).min((head_dim - 1) / GROUP);
+        let scale = |group: usize| {
+            // SAFETY: the caller's slot holds a two-byte scale for each group of channels, of which
+            // both are.
+            let bits = unsafe { scales.add(2 * group).cast::<[u8; 2]>().read() };
+            simd.splat(simd.f16_to_f32(u16::from_le_bytes(bits)))
         };
-        simd.mul(bytes, simd.splat(simd.f16_to_f32(scale)))
+        [scale(first), scale(second)]
+    }
+
+    #[inline(always)]
+    unsafe fn load_block<S: Simd>(
+        simd: S,
+        payload: *const u8,
+        channel: usize,
+        scales: [S::V; 2],
+    ) -> S::V {
+        // SAFETY: the caller's slot holds `channel + LANES` bytes.
+        let values = unsafe { simd.load_i8(payload.add(channel)) };
+        simd.mul(values, scales[channel % BLOCK / GROUP])
     }
 }
 

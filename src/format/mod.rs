@@ -13,7 +13,7 @@ mod i8;
 mod layout;
 mod page_format;
 
-pub use codec::{Codec, CodecVisitor};
+pub use codec::{BLOCK, Codec, CodecVisitor};
 pub use layout::{LayoutError, PageLayout, Region};
 pub use page_format::{PageFormat, ParseFormatError};
 

@@ -45,7 +45,8 @@ impl<S: Simd> CodecVisitor for Load<'_, S> {
             // SAFETY: the slot was encoded with this codec for `head_dim` channels, a multiple of
             // the lanes.
             unsafe {
-                let v = C::load(simd, slot.payload.as_ptr(), slot.scales.as_ptr(), channel);
+                let v =
+                    C::load(simd, slot.payload.as_ptr(), slot.scales.as_ptr(), channel, head_dim);
                 simd.store(values.as_mut_ptr().add(channel), v);
             }
         }

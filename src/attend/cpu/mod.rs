@@ -5,7 +5,9 @@
 //! log-sum-exp. Items with few query rows *stream* K and V from the pages ([`stream`]); items with
 //! many *panel* them through matrix products ([`panel`]). `docs/attention.md` says why.
 
+mod accumulate;
 mod dispatch;
+mod dot;
 mod exp;
 mod item;
 mod merge;

@@ -58,7 +58,8 @@ pub(super) fn attend_panels<S: Simd>(
         let tile = first..(first + TILE).min(end);
         for (side, buffer) in [(&sides.k, &mut work.k), (&sides.v, &mut work.v)] {
             // The product reads whole blocks of K rows; what is beyond the tile is never used.
-            let walk = Walk { side, slots: tile.clone(), ahead: Some((side, TILE)) };
+            let walk =
+                Walk { side, slots: tile.clone(), streams: false, ahead: Some((side, TILE)) };
             (side.ops.widen)(simd, walk, head_dim, &mut buffer[..tile.len() * head_dim]);
         }
         for (panel, &limit) in limits.iter().enumerate() {

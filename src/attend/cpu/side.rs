@@ -6,7 +6,7 @@ use super::ops::Ops;
 use crate::{
     attend::Head,
     base::simd::Simd,
-    format::{Region, SlotFormat},
+    format::{BLOCK, Region, SlotFormat},
 };
 
 /// The K side or the V side of a head table.
@@ -19,19 +19,37 @@ pub(super) struct Side<'a, S: Simd> {
     pub ops: Ops<S>,
 }
 
+/// The most runs of a [`Bundle`].
+///
+/// Hardware prefetchers follow a stream until it leaves its 4 KiB page, and pages are little more: one
+/// page after another reads at a third of the bandwidth, eight side by side at nearly all of it.
+pub(super) const STREAMS: usize = 8;
+
 /// Consecutive slots of one page.
+#[derive(Clone, Copy)]
 pub(super) struct Run<'a> {
-    /// Slots.
-    pub slots: usize,
     /// Their payloads, one after another.
     pub payload: &'a [u8],
     /// Their scales, one after another.
     pub scales: &'a [u8],
-    /// What the caller will want soon, to bring into the cache meanwhile: the payloads of as many
-    /// slots. Only an address: it may lie anywhere.
-    pub ahead: *const u8,
-    /// Payload bytes of a slot at `ahead`; 0 for nothing.
-    pub ahead_stride: usize,
+    /// The payloads of as many slots that the caller will want soon. Only an address: it may lie
+    /// anywhere.
+    ahead: *const u8,
+}
+
+/// Runs of equal length, to be walked side by side: the first slot of each, then the second of each.
+pub(super) struct Bundle<'a> {
+    /// Slots of each run.
+    pub slots: usize,
+    runs: [Run<'a>; STREAMS],
+    count: usize,
+}
+
+impl<'a> Bundle<'a> {
+    /// One run, or a multiple of four.
+    pub fn runs(&self) -> &[Run<'a>] {
+        &self.runs[..self.count]
+    }
 }
 
 impl<'a, S: Simd> Side<'a, S> {
@@ -53,68 +71,62 @@ impl<'a, S: Simd> Side<'a, S> {
         self.region.payload_stride
     }
 
-    /// The runs of `slots`, in order. `ahead` is a side and a distance: along with slot `i` comes the
-    /// address of slot `i + distance` of that side.
-    pub fn runs<'b>(
+    /// The runs of `slots`, in order, side by side where there are whole pages enough and `streams`
+    /// asks for it. `ahead` is a side and a distance: along with slot `i` comes the address of slot
+    /// `i + distance` of that side.
+    pub fn bundles<'b>(
         &'b self,
         slots: Range<usize>,
+        streams: bool,
         ahead: Option<(&'b Side<'a, S>, usize)>,
-    ) -> impl Iterator<Item = Run<'a>> + use<'a, 'b, S> {
+    ) -> impl Iterator<Item = Bundle<'a>> + use<'a, 'b, S> {
         let mut next = slots.start;
         std::iter::from_fn(move || {
-            let (index, first) = (next / self.page_slots, next % self.page_slots);
-            let count = (self.page_slots - first).min(slots.end - next);
-            if count == 0 {
+            let first = next % self.page_slots;
+            let slots_each = (self.page_slots - first).min(slots.end - next);
+            if slots_each == 0 {
                 return None;
             }
-            let start = self.pages[index] as usize * self.page_bytes;
-            let page = &self.bytes[start..start + self.page_bytes];
-            let part =
-                |start: usize, stride: usize| &page[start + first * stride..][..count * stride];
-            let (ahead, ahead_stride) = match ahead {
-                Some((side, distance)) => side.ahead(next + distance, count),
-                None => (std::ptr::null(), 0),
+            let whole_pages = if first == 0 { (slots.end - next) / self.page_slots } else { 0 };
+            let count = match whole_pages {
+                _ if !streams => 1,
+                0..4 => 1,
+                4..8 => 4,
+                _ => STREAMS,
             };
-            next += count;
-            Some(Run {
-                slots: count,
-                payload: part(self.region.payload, self.region.payload_stride),
-                scales: part(self.region.scales, self.region.scale_stride),
-                ahead,
-                ahead_stride,
-            })
+            let run = self.run(next, slots_each, ahead);
+            let mut runs = [run; STREAMS];
+            for (i, run) in runs[..count].iter_mut().enumerate().skip(1) {
+                *run = self.run(next + i * slots_each, slots_each, ahead);
+            }
+            next += count * slots_each;
+            Some(Bundle { slots: slots_each, runs, count })
         })
     }
 
-    /// Asks for the scales of `count` slots; returns where the payload of the first one is, and its
-    /// size. Beyond the table: nowhere, 0.
-    fn ahead(&self, slot: usize, count: usize) -> (*const u8, usize) {
-        let Some(page) = self.page(slot / self.page_slots) else { return (std::ptr::null(), 0) };
-        let (first, region) = (slot % self.page_slots, self.region);
+    /// `count` slots from `slot` on, all of one page.
+    fn run(&self, slot: usize, count: usize, ahead: Option<(&Side<'a, S>, usize)>) -> Run<'a> {
+        let (index, first) = (slot / self.page_slots, slot % self.page_slots);
+        let start = self.pages[index] as usize * self.page_bytes;
+        let page = &self.bytes[start..start + self.page_bytes];
+        let part = |start: usize, stride: usize| &page[start + first * stride..][..count * stride];
+        let payload = part(self.region.payload, self.region.payload_stride);
+        let scales = part(self.region.scales, self.region.scale_stride);
+        // Beyond the table there is nothing to ask for but what is in the cache already.
+        let ahead = ahead.and_then(|(side, distance)| side.ahead(slot + distance, count));
+        Run { payload, scales, ahead: ahead.unwrap_or(payload.as_ptr()) }
+    }
+
+    /// Asks for the scales of `count` slots; returns where the payload of the first one is, unless it
+    /// is beyond the table.
+    fn ahead(&self, slot: usize, count: usize) -> Option<*const u8> {
+        let (page, first) = (self.page(slot / self.page_slots)?, slot % self.page_slots);
+        let region = self.region;
         let scales = page.wrapping_add(region.scales + first * region.scale_stride);
         for line in (0..count * region.scale_stride).step_by(LINE) {
             prefetch(scales.wrapping_add(line));
         }
-        (page.wrapping_add(region.payload + first * region.payload_stride), region.payload_stride)
-    }
-
-    /// Has the addresses of the pages that hold `slots` translated, without waiting.
-    ///
-    /// A miss of the TLB stalls a prefetch, and pages lie anywhere: one translation after another
-    /// would bound the speed. Asked for together, they overlap.
-    pub fn touch(&self, slots: Range<usize>) {
-        let region = self.region;
-        let mut next = slots.start;
-        while next < slots.end {
-            let first = next % self.page_slots;
-            let count = (self.page_slots - first).min(slots.end - next);
-            let Some(page) = self.page(next / self.page_slots) else { return };
-            let start = page.wrapping_add(region.payload + first * region.payload_stride);
-            for small_page in (0..count * region.payload_stride).step_by(SMALL_PAGE) {
-                prefetch(start.wrapping_add(small_page));
-            }
-            next += count;
-        }
+        Some(page.wrapping_add(region.payload + first * region.payload_stride))
     }
 
     /// Where page `index` of the table starts.
@@ -126,17 +138,33 @@ impl<'a, S: Simd> Side<'a, S> {
 
 /// Bytes of a cache line.
 const LINE: usize = 64;
-/// Bytes of the smallest unit of address translation: under a hypervisor even huge pages may be made
-/// of such.
-const SMALL_PAGE: usize = 4096;
+
+/// How much to ask for ahead, along with each slot.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    slot_bytes: usize,
+    /// Bytes of a [`BLOCK`] of channels; none if nothing is to come.
+    block_bytes: usize,
+}
+
+impl Ahead {
+    /// Slots of `side`, if any.
+    pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
+        let slot_bytes = side.map_or(0, Side::slot_bytes);
+        Self { slot_bytes, block_bytes: (slot_bytes * BLOCK).div_ceil(head_dim) }
+    }
+}
 
 impl Run<'_> {
-    /// Asks for the lines of the `slot`-th slot ahead.
+    /// Asks for a block of channels, given by its first one, of the `slot`-th slot ahead.
     #[inline(always)]
-    pub fn prefetch(&self, slot: usize) {
-        let start = self.ahead.wrapping_add(slot * self.ahead_stride);
-        for line in (0..self.ahead_stride).step_by(LINE) {
+    pub fn prefetch(&self, ahead: Ahead, slot: usize, channel: usize) {
+        let start = slot * ahead.slot_bytes + channel / BLOCK * ahead.block_bytes;
+        let start = self.ahead.wrapping_add(start);
+        let mut line = 0;
+        while line < ahead.block_bytes {
             prefetch(start.wrapping_add(line));
+            line += LINE;
         }
     }
 }

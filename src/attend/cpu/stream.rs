@@ -13,7 +13,7 @@ use crate::base::simd::Simd;
 /// between the two passes cheap.
 pub(super) const CHUNK: usize = 256;
 /// Payload bytes of K in a chunk, about: what one pass prefetches must still be in the second-level
-/// cache when the next pass reads it, and many pages are touched together.
+/// cache when the next pass reads it, and the pages of a chunk are walked side by side.
 const CHUNK_BYTES: usize = 32 << 10;
 
 /// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) of query rows, in base 2: `max` of the
@@ -76,14 +76,8 @@ pub(super) fn stream<S: Simd>(
     let mut scores = [0f32; MAX_ROWS * CHUNK];
     let tiles = rows.len().div_ceil(MAX_ROWS);
     let mut first = slots.start;
-    let start = first..(first + 2 * (chunk_end(&sides.k, first, slots.end) - first)).min(slots.end);
-    sides.k.touch(start.clone());
-    sides.v.touch(start);
     while first < slots.end {
         let chunk = first..chunk_end(&sides.k, first, slots.end);
-        let soon = chunk.end + chunk.len()..(chunk.end + 2 * chunk.len()).min(slots.end);
-        sides.k.touch(soon.clone());
-        sides.v.touch(soon);
         for tile in 0..tiles {
             // Tiles of almost equal size: nine rows are five and four, not eight and one.
             let at = |tile: usize| rows.start + tile * rows.len() / tiles;
@@ -97,6 +91,7 @@ pub(super) fn stream<S: Simd>(
                 Walk {
                     side: &sides.k,
                     slots: chunk.clone(),
+                    streams: true,
                     ahead: ahead.then_some((&sides.v, 0)),
                 },
                 head_dim,
@@ -109,6 +104,7 @@ pub(super) fn stream<S: Simd>(
                 Walk {
                     side: &sides.v,
                     slots: chunk.clone(),
+                    streams: true,
                     ahead: ahead.then_some((&sides.k, chunk.len())),
                 },
                 head_dim,

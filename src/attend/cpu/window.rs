@@ -103,7 +103,7 @@ impl Job<'_> {
                 if seen.is_empty() {
                     continue;
                 }
-                let walk = Walk { side: &sides.k, slots: seen, ahead: None };
+                let walk = Walk { side: &sides.k, slots: seen, streams: false, ahead: None };
                 let tile_q = &q[tile.start * dim..tile.end * dim];
                 let matrix = Matrix { values: &mut logits, stride: CHUNK };
                 (sides.k.ops.dot)(simd, walk, dim, tile_q, matrix);

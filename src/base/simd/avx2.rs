@@ -152,14 +152,21 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn reduce_add4(self, [a, b, c, d]: [__m256; 4]) -> [f32; 4] {
-        // SAFETY: see above; the array is 16 bytes.
-        unsafe {
-            let eight = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-            let mut sums = [0.0; 4];
-            _mm_storeu_ps(sums.as_mut_ptr(), four);
-            sums
+    fn fold_sums(self, [a, b, c, d]: [__m256; 4]) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d)) }
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, folded: [__m256; 4]) -> [[f32; 4]; 4] {
+        let mut sums = [[0.0; 4]; 4];
+        for (sums, v) in sums.iter_mut().zip(folded) {
+            // SAFETY: see above; an array of four is 16 bytes.
+            unsafe {
+                let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+                _mm_storeu_ps(sums.as_mut_ptr(), four);
+            }
         }
+        sums
     }
 }

@@ -18,13 +18,6 @@ impl Avx512 {
             && super::Avx2::detect().is_some();
         has.then_some(Self(()))
     }
-
-    /// The halves of `a` added.
-    #[inline(always)]
-    fn fold(self, a: __m512) -> __m256 {
-        // SAFETY: see the implementation of `Simd`.
-        unsafe { _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a)) }
-    }
 }
 
 // SAFETY of every block below: a value of `Avx512` exists only where `detect` found the features, and
@@ -153,16 +146,44 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn reduce_add4(self, [a, b, c, d]: [__m512; 4]) -> [f32; 4] {
-        // Not `map`: a closure called from it is inlined only where LTO sees through it.
-        let (a, b) = (self.fold(a), self.fold(b));
-        let (c, d) = (self.fold(c), self.fold(d));
-        // SAFETY: see above; the array is 16 bytes.
+    fn fold_sums(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
+        // SAFETY: see above.
         unsafe {
-            let eight = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
-            let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
-            let mut sums = [0.0; 4];
-            _mm_storeu_ps(sums.as_mut_ptr(), four);
+            // Pairs of quarters of a and b, then the sum of all quarters of each of the four.
+            let ab = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x44>(a, b),
+                _mm512_shuffle_f32x4::<0xee>(a, b),
+            );
+            let cd = _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x44>(c, d),
+                _mm512_shuffle_f32x4::<0xee>(c, d),
+            );
+            _mm512_add_ps(
+                _mm512_shuffle_f32x4::<0x88>(ab, cd),
+                _mm512_shuffle_f32x4::<0xdd>(ab, cd),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, [a, b, c, d]: [__m512; 4]) -> [[f32; 4]; 4] {
+        // SAFETY: see above; an array of four is 16 bytes.
+        unsafe {
+            // Quarter n of `all` is the n-th sum of each of a, b, c and d.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            let all = _mm512_add_ps(
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+            );
+            let turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let all = _mm512_permutexvar_ps(turn, all);
+            let mut sums = [[0.0; 4]; 4];
+            _mm_storeu_ps(sums[0].as_mut_ptr(), _mm512_castps512_ps128(all));
+            _mm_storeu_ps(sums[1].as_mut_ptr(), _mm512_extractf32x4_ps::<1>(all));
+            _mm_storeu_ps(sums[2].as_mut_ptr(), _mm512_extractf32x4_ps::<2>(all));
+            _mm_storeu_ps(sums[3].as_mut_ptr(), _mm512_extractf32x4_ps::<3>(all));
             sums
         }
     }

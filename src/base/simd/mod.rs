@@ -89,11 +89,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn reduce_add(self, a: Self::V) -> f32;
     /// Maximum over the lanes.
     fn reduce_max(self, a: Self::V) -> f32;
-    /// The four lane sums `[Σa, Σb, Σc, Σd]`; sets with shuffles share the work between them.
-    #[inline(always)]
-    fn reduce_add4(self, [a, b, c, d]: [Self::V; 4]) -> [f32; 4] {
-        [self.reduce_add(a), self.reduce_add(b), self.reduce_add(c), self.reduce_add(d)]
-    }
+    /// Four vectors as one that [`finish_sums`](Self::finish_sums) reads: the first half of the work
+    /// of their lane sums, such that the second can serve several of them.
+    fn fold_sums(self, four: [Self::V; 4]) -> Self::V;
+    /// The lane sums of four times four vectors.
+    fn finish_sums(self, folded: [Self::V; 4]) -> [[f32; 4]; 4];
 }
 
 /// The instruction sets that kernels are compiled for.

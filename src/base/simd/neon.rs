@@ -178,4 +178,25 @@ impl Simd for Neon {
         // SAFETY: see above.
         unsafe { vmaxvq_f32(vmaxq_f32(a[0], a[1])) }
     }
+
+    #[inline(always)]
+    fn fold_sums(self, [a, b, c, d]: [V; 4]) -> V {
+        // SAFETY: see above.
+        unsafe {
+            [
+                vpaddq_f32(vaddq_f32(a[0], a[1]), vaddq_f32(b[0], b[1])),
+                vpaddq_f32(vaddq_f32(c[0], c[1]), vaddq_f32(d[0], d[1])),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, folded: [V; 4]) -> [[f32; 4]; 4] {
+        let mut sums = [[0.0; 4]; 4];
+        for (sums, v) in sums.iter_mut().zip(folded) {
+            // SAFETY: see above; an array of four is 16 bytes.
+            unsafe { vst1q_f32(sums.as_mut_ptr(), vpaddq_f32(v[0], v[1])) };
+        }
+        sums
+    }
 }

@@ -117,4 +117,17 @@ impl Simd for Portable {
     fn reduce_max(self, a: V) -> f32 {
         a.into_iter().fold(f32::NEG_INFINITY, f32::max)
     }
+
+    #[inline(always)]
+    fn fold_sums(self, [a, b, c, d]: [V; 4]) -> V {
+        std::array::from_fn(|i| {
+            let v = [a, b, c, d][i % 4];
+            if i < 4 { (v[0] + v[4]) + (v[2] + v[6]) } else { (v[1] + v[5]) + (v[3] + v[7]) }
+        })
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, folded: [V; 4]) -> [[f32; 4]; 4] {
+        folded.map(|v| std::array::from_fn(|i| v[i] + v[i + 4]))
+    }
 }

@@ -28,8 +28,12 @@ fn check<S: Simd>(simd: S) {
     assert_eq!(store(simd.round(va)), rounded);
     assert_eq!(simd.reduce_add(va), a.iter().sum::<f32>());
     assert_eq!(simd.reduce_max(vb), 0.5);
-    let sums = simd.reduce_add4([va, vb, simd.splat(2.0), simd.splat(0.0)]);
-    assert_eq!(sums, [a.iter().sum(), b.iter().sum(), 2.0 * S::LANES as f32, 0.0]);
+    let (sum_a, sum_b) = (a.iter().sum::<f32>(), b.iter().sum::<f32>());
+    let row = |n: usize| [va, vb, simd.splat(n as f32), vb];
+    let sums = simd.finish_sums([0, 1, 2, 3].map(|n| simd.fold_sums(row(n))));
+    for (n, sums) in sums.into_iter().enumerate() {
+        assert_eq!(sums, [sum_a, sum_b, (n * S::LANES) as f32, sum_b]);
+    }
     for power in [-126i32, -1, 0, 3, 127] {
         assert_eq!(store(simd.exp2_int(simd.splat(power as f32)))[0], (power as f32).exp2());
     }

@@ -1,0 +1,130 @@
+//! Outputs: weighted values of a walk.
+
+use super::ops::{Matrix, Walk, by_rows};
+use crate::{
+    base::simd::Simd,
+    format::{BLOCK, Codec},
+};
+
+/// See [`Ops::accumulate`](super::ops::Ops).
+pub(super) fn accumulate<C: Codec, S: Simd>(
+    simd: S,
+    walk: Walk<'_, '_, S>,
+    head_dim: usize,
+    p: &[f32],
+    p_stride: usize,
+    out: Matrix<'_>,
+) {
+    let rows = out.values.len() / out.stride;
+    by_rows!(rows, accumulate_rows(simd, walk, head_dim, p, p_stride, out));
+}
+
+fn accumulate_rows<C: Codec, S: Simd, const R: usize>(
+    simd: S,
+    walk: Walk<'_, '_, S>,
+    head_dim: usize,
+    p: &[f32],
+    p_stride: usize,
+    out: Matrix<'_>,
+) {
+    assert!(p.len() >= (R - 1) * p_stride + walk.slots.len());
+    assert!(out.stride >= head_dim && out.values.len() >= R * out.stride);
+    assert!(head_dim.is_multiple_of(S::LANES));
+    let rows = Rows { p: p.as_ptr(), p_stride, out: out.values.as_mut_ptr(), stride: out.stride };
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            let mut channel = 0;
+            // SAFETY: `rows` was measured above, and the channels of each tile are within `head_dim`.
+            unsafe {
+                // Wide tiles amortise the broadcast of p; R * T accumulators stay in registers.
+                if S::LANES == 16 && R <= 6 || R <= 2 {
+                    while channel + 4 * S::LANES <= head_dim {
+                        let walk = walk.clone();
+                        tile::<C, S, R, 4>(simd, walk, &rows, head_dim, channel);
+                        channel += 4 * S::LANES;
+                    }
+                }
+                if S::LANES == 16 || R <= 4 {
+                    while channel + 2 * S::LANES <= head_dim {
+                        let walk = walk.clone();
+                        tile::<C, S, R, 2>(simd, walk, &rows, head_dim, channel);
+                        channel += 2 * S::LANES;
+                    }
+                }
+                while channel < head_dim {
+                    tile::<C, S, R, 1>(simd, walk.clone(), &rows, head_dim, channel);
+                    channel += S::LANES;
+                }
+            }
+        },
+    );
+}
+
+/// Weights and outputs of the query rows.
+struct Rows {
+    p: *const f32,
+    /// From the weights of one row to those of the next.
+    p_stride: usize,
+    out: *mut f32,
+    /// From the output of one row to that of the next.
+    stride: usize,
+}
+
+/// Channels `channel .. channel + T * LANES` of all rows; the accumulators stay in registers for the
+/// whole walk.
+///
+/// # Safety
+/// `rows` has R rows, with a weight for each slot of the walk and `head_dim` outputs; `channel` is a
+/// multiple of `T * LANES`, which divides a block, and `channel + T * LANES <= head_dim`.
+#[inline(always)]
+unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
+    simd: S,
+    walk: Walk<'_, '_, S>,
+    rows: &Rows,
+    head_dim: usize,
+    channel: usize,
+) {
+    let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
+    let ahead = walk.ahead(head_dim);
+    // SAFETY: the caller's rows; slots of the bundles, whose bytes the walk measured; the weights
+    // advance by one for each slot.
+    unsafe {
+        let out = rows.out.add(channel);
+        let mut acc = [[simd.splat(0.0); T]; R];
+        for (r, acc) in acc.iter_mut().enumerate() {
+            for (t, acc) in acc.iter_mut().enumerate() {
+                *acc = simd.load(out.add(r * rows.stride + t * S::LANES));
+            }
+        }
+        let mut p = rows.p;
+        for bundle in walk.bundles::<C>(head_dim) {
+            for slot in 0..bundle.slots {
+                for run in bundle.runs() {
+                    if channel.is_multiple_of(BLOCK) {
+                        run.prefetch(ahead, slot, channel);
+                    }
+                    let payload = run.payload.as_ptr().add(slot * bytes);
+                    let scales = run.scales.as_ptr().add(slot * scale_bytes);
+                    let shared = C::shared(simd, scales, channel, head_dim);
+                    let mut v = [simd.splat(0.0); T];
+                    for (t, v) in v.iter_mut().enumerate() {
+                        *v = C::load_block(simd, payload, channel + t * S::LANES, shared);
+                    }
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let p = simd.splat(*p.add(r * rows.p_stride));
+                        for (acc, v) in acc.iter_mut().zip(v) {
+                            *acc = simd.mul_add(p, v, *acc);
+                        }
+                    }
+                    p = p.add(1);
+                }
+            }
+        }
+        for (r, acc) in acc.into_iter().enumerate() {
+            for (t, acc) in acc.into_iter().enumerate() {
+                simd.store(out.add(r * rows.stride + t * S::LANES), acc);
+            }
+        }
+    }
+}
