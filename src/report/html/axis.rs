@@ -73,7 +73,9 @@ fn number(value: f64) -> String {
 impl Scale {
     /// Whether a value has a place on this scale.
     pub(super) fn shows(self, value: f64) -> bool {
-        value.is_finite() && (self == Scale::Linear || value > 0.0)
+        // Within these, spreads, margins and ratios stay inside f64 too.
+        const LARGEST: f64 = 1e290;
+        value.abs() <= LARGEST && (self == Scale::Linear || value >= LARGEST.recip())
     }
 
     fn forward(self, value: f64) -> f64 {
@@ -144,7 +146,9 @@ impl Domain {
 
     fn linear_ticks(&self, binary: bool, count: usize) -> Vec<f64> {
         let rough = (self.high - self.low) / count.max(1) as f64;
-        let wide_enough = rough.is_finite() && rough > self.high.abs() * 1e-12;
+        // Below that, steps of powers of ten would round to nothing.
+        let least = f64::max(self.high.abs() * 1e-12, 100.0 * f64::MIN_POSITIVE);
+        let wide_enough = rough.is_finite() && rough > least;
         if !wide_enough {
             return vec![self.low];
         }

@@ -162,7 +162,7 @@ fn ticks_are_round_and_few() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig::with_cases(300))]
 
     /// Whatever the numbers: balanced markup, numbers that SVG can read, ticks inside the chart.
     #[test]
