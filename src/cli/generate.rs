@@ -33,10 +33,10 @@ pub(super) struct Generate {
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
     /// Temperature; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f32,
     /// The most likely tokens that hold this much of the probability.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f32,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]

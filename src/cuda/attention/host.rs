@@ -60,6 +60,8 @@ struct Parts {
     slots: usize,
     /// Rows whose query sees no slot and that no kernel writes.
     blind: Vec<std::ops::Range<usize>>,
+    /// Slots that no query of the window counts and that no kernel writes a sum for.
+    unscored: Vec<std::ops::Range<usize>>,
 }
 
 impl CudaAttention {
@@ -101,6 +103,10 @@ impl Attention<CudaStore> for CudaAttention {
             output.lse[rows].fill(f32::NEG_INFINITY);
         }
         if let Some(scores) = scores {
+            for slots in parts.unscored {
+                let group = batch.shape.group();
+                sums[slots.start * group..slots.end * group].fill(0.0);
+            }
             reduce(scores, &sums, batch);
         }
         Ok(())
@@ -114,8 +120,13 @@ impl Parts {
         let tokens = batch.tokens();
         let too_large = || AttendError::TooLarge { tokens };
         let index = |value: usize| u32::try_from(value).map_err(|_| too_large());
-        let mut parts =
-            Self { page_ids: Vec::new(), uniform: Vec::new(), slots: 0, blind: Vec::new() };
+        let mut parts = Self {
+            page_ids: Vec::new(),
+            uniform: Vec::new(),
+            slots: 0,
+            blind: Vec::new(),
+            unscored: Vec::new(),
+        };
         let mut first_row = 0;
         for span in batch.spans {
             for (h, head) in span.heads.iter().enumerate() {
@@ -124,6 +135,7 @@ impl Parts {
                 let at = parts.slots;
                 parts.slots += head.slots;
                 if span.tokens == 0 {
+                    parts.unscored.push(at..parts.slots);
                     continue;
                 }
                 // Tokens older than every slot see nothing.
@@ -148,10 +160,11 @@ impl Parts {
                     let window = scores.tokens(span).start.max(first);
                     let page_slots = head.layout.slots;
                     let chunk = SCORE_SLOTS.next_multiple_of(page_slots);
+                    if window >= span.tokens {
+                        parts.unscored.push(at..parts.slots);
+                        continue;
+                    }
                     for first in (0..head.slots).step_by(chunk) {
-                        if window >= span.tokens {
-                            break;
-                        }
                         uniform.score.push(ScoreItem {
                             query: index(first_row + window * query_heads + h * group)?,
                             pages: pages + index(first / page_slots)?,
