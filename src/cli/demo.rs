@@ -82,6 +82,7 @@ struct Outcome {
 
 impl Demo {
     pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
         // A page that cannot be written should not cost minutes to find out.
         write_atomically(&self.report, b"<!doctype html><title>headwise demo</title>running\n")?;
         let text = match &self.prompt_file {

@@ -44,6 +44,8 @@ pub(super) enum CliError {
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]
     NotText { path: PathBuf, offset: usize },
+    #[error("cannot write {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("{0}")]

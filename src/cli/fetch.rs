@@ -30,6 +30,7 @@ struct Fetched {
 
 impl Fetch {
     pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
         let path = match self.artifact {
             What::Model => fetching(crate::fetch::model)?,
             What::Nvrtc => fetching(crate::fetch::nvrtc)?,

@@ -70,6 +70,7 @@ struct Generated {
 
 impl Generate {
     pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
         let compression = self.compress.plan()?;
         let text = self.text()?;
         let strategy = match self.temperature {

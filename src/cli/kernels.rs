@@ -44,6 +44,7 @@ pub(super) struct Kernels {
 
 impl Kernels {
     pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
         let shape = self.shape()?;
         let nvrtc = fetching(Nvrtc::open_or_fetch)?;
         let cache = KernelCache::within(&CacheDir::from_env()?);

@@ -1,6 +1,9 @@
 //! Results: a table on stdout, JSON in a file.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use serde::Serialize;
 
@@ -8,6 +11,15 @@ use super::{args::JsonArgs, error::CliError};
 use crate::report::write_json;
 
 impl JsonArgs {
+    /// Refuses a path that cannot be written, before any work is done for it.
+    pub fn check(&self) -> Result<(), CliError> {
+        let Some(path) = &self.json else { return Ok(()) };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
+            .map(drop)
+            .map_err(|source| CliError::Write { path: path.clone(), source })
+    }
+
     /// Writes the result where `--json` says, whole or not at all.
     pub fn write(&self, result: &impl Serialize) -> Result<(), CliError> {
         match &self.json {

@@ -84,6 +84,7 @@ struct Row {
 
 impl Continuation {
     pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
         let text = read_text(&self.text)?;
         let loaded = self.model.load()?;
         let tokens = loaded.tokenizer.encode_prompt(&text)?;

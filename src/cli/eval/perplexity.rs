@@ -55,6 +55,7 @@ struct Measured {
 
 impl Perplexity {
     pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
         let text = read_text(&self.text)?;
         let text = self.chars.map_or(text.as_str(), |chars| first_chars(&text, chars));
         let loaded = self.model.load()?;
