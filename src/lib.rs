@@ -17,3 +17,8 @@ pub mod format;
 pub mod plan;
 pub mod report;
 pub mod store;
+
+/// The README's example, compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
