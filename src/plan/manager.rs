@@ -60,7 +60,7 @@ impl BlockManager {
     }
 
     /// An empty sequence.
-    pub fn sequence(&self, plan: impl Into<Arc<TablePlan>>) -> Sequence {
+    pub fn sequence(&self, plan: impl Into<std::sync::Arc<TablePlan>>) -> Sequence {
         Sequence::new(Arc::clone(&self.shared), plan.into())
     }
 
@@ -72,7 +72,7 @@ impl BlockManager {
         self.shared.with_pool(|pool| pool.share(&pages))?;
         Ok(Sequence {
             shared: Arc::clone(&self.shared),
-            plan: Arc::clone(&sequence.plan),
+            plan: std::sync::Arc::clone(&sequence.plan),
             tables: sequence.tables.clone(),
             heads: sequence.heads.clone(),
             tokens: sequence.tokens,

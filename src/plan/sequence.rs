@@ -64,7 +64,8 @@ impl HeadTable<'_> {
 #[derive(Debug)]
 pub struct Sequence {
     pub(super) shared: Arc<Shared>,
-    pub(super) plan: Arc<TablePlan>,
+    /// Never written: the standard library's `Arc` also where loom watches.
+    pub(super) plan: std::sync::Arc<TablePlan>,
     pub(super) tables: Tables,
     pub(super) heads: Vec<HeadState>,
     pub(super) tokens: u32,
@@ -88,7 +89,7 @@ pub(super) struct Replaced {
 }
 
 impl Sequence {
-    pub(super) fn new(shared: Arc<Shared>, plan: Arc<TablePlan>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, plan: std::sync::Arc<TablePlan>) -> Self {
         let heads = plan.heads();
         Self {
             shared,
