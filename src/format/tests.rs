@@ -181,12 +181,19 @@ fn non_finite_values_stay_non_finite() {
     }
 }
 
+/// The table of `docs/page-format.md`.
 #[test]
-fn i8_pages_hold_nearly_twice_the_slots_of_f16() {
-    let bytes = PageLayout::page_bytes_for(PageFormat::default(), 128, 16).unwrap();
-    assert_eq!(bytes, 8192);
-    let i8 = PageLayout::new(PageFormat::both(SlotFormat::I8), 128, bytes).unwrap();
-    assert_eq!(i8.slots, 30);
+fn pages_of_sixteen_f16_slots_hold_in_other_formats() {
+    for head_dim in [64, 128] {
+        let bytes = PageLayout::page_bytes_for(PageFormat::default(), head_dim, 16).unwrap();
+        assert_eq!(bytes, 64 * head_dim);
+        for (format, slots) in
+            [("f32", 8), ("f16", 16), ("bf16", 16), ("k=f16,v=i8", 20), ("i8", 30)]
+        {
+            let layout = PageLayout::new(format.parse().unwrap(), head_dim, bytes).unwrap();
+            assert_eq!(layout.slots, slots, "{format} at {head_dim}");
+        }
+    }
 }
 
 #[test]
