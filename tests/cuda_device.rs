@@ -1,8 +1,6 @@
 //! The CUDA side on a device, where this machine has one.
 #![cfg(feature = "cuda")]
 
-#[path = "cuda_support/cases.rs"]
-mod cases;
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
 #[path = "cuda_support/engine.rs"]
@@ -17,6 +15,10 @@ use headwise::{
     cuda::{
         Kernels,
         driver::{Context, Driver},
+        verify::{
+            AttentionCase, append_agrees_with_the_host, attention_errors, formats,
+            store_agrees_with_the_host,
+        },
     },
     format::{PageFormat, PageLayout, SlotFormat},
 };
@@ -39,9 +41,9 @@ fn kernels(context: &Context) -> Option<Arc<Kernels>> {
 #[test]
 fn pages_survive_every_operation() {
     let Some(context) = context() else { return };
-    (0..8).for_each(|seed| cases::store_agrees_with_the_host(&context, None, seed));
+    (0..8).for_each(|seed| store_agrees_with_the_host(&context, None, seed).unwrap());
     let Some(kernels) = kernels(&context) else { return };
-    (0..8).for_each(|seed| cases::store_agrees_with_the_host(&context, Some(&kernels), seed));
+    (0..8).for_each(|seed| store_agrees_with_the_host(&context, Some(&kernels), seed).unwrap());
 }
 
 #[test]
@@ -67,8 +69,9 @@ fn attention_is_that_of_the_reference() {
         [(1, 64), (3, 64), (4, 128), (8, 128), (4, 256), (20, 64)].into_iter().enumerate()
     {
         let shape = CacheShape::new(1, 4, 4 * group, head_dim).unwrap();
-        let seed = seed as u64;
-        cases::attention_agrees_with_the_reference(&kernels, shape, &mixed, 20_000, seed, 2e-3);
+        let case = AttentionCase { shape, formats: &mixed, longest: 20_000, seed: seed as u64 };
+        let errors = attention_errors(&kernels, &case).unwrap();
+        assert!(errors.within(2e-3), "{shape:?}: {errors:?}");
     }
 }
 
@@ -77,9 +80,20 @@ fn an_engines_decode_loop_is_that_of_the_reference() {
     let Some(context) = context() else { return };
     let Some(kernels) = kernels(&context) else { return };
     let shape = CacheShape::new(1, 3, 12, 64).unwrap();
-    for format in cases::formats() {
+    for format in formats() {
         let layout = PageLayout::new(format, 64, 8192).unwrap();
         let lengths = [[700, 1], [701, 2], [20, 3], [0, 40], [1, 41], [300, 17]];
         engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 2e-3);
+    }
+}
+
+#[test]
+fn rows_are_encoded_as_on_the_host() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    for format in formats() {
+        for head_dim in [64, 80, 128, 256] {
+            append_agrees_with_the_host(&kernels, format, head_dim, 9).unwrap();
+        }
     }
 }

@@ -1,8 +1,6 @@
 //! The CUDA side against a driver in host memory: everything but the kernels' own code.
 #![cfg(all(feature = "cuda", unix))]
 
-#[path = "cuda_support/cases.rs"]
-mod cases;
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
 #[path = "cuda_support/emulate.rs"]
@@ -27,6 +25,7 @@ use headwise::{
         device::DeviceInfo,
         driver::{Context, DeviceBuffer, Driver, Event, Module, Stream},
         kernels::Specialisation,
+        verify::{AttentionCase, attention_errors, store_agrees_with_the_host},
     },
     format::{PageFormat, PageLayout, SlotFormat},
     store::{HostStore, PageStore, Rows, StoreError, TablePages},
@@ -156,7 +155,7 @@ fn bounds_are_checked_before_anything_is_queued() {
 fn pages_survive_every_operation() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
-        (0..12).for_each(|seed| cases::store_agrees_with_the_host(context, None, seed));
+        (0..12).for_each(|seed| store_agrees_with_the_host(context, None, seed).unwrap());
     });
 }
 
@@ -260,14 +259,10 @@ fn attention_plans_and_launches() {
             let layout = PageLayout::new(format, 64, 8192).unwrap();
             COMPILED.set(Some(Compiled { layout, group }));
             LAUNCHES.take();
-            cases::attention_agrees_with_the_reference(
-                &kernels,
-                shape,
-                &[format],
-                2500,
-                seed as u64,
-                1e-3,
-            );
+            let case =
+                AttentionCase { shape, formats: &[format], longest: 2500, seed: seed as u64 };
+            let errors = attention_errors(&kernels, &case).unwrap();
+            assert!(errors.within(1e-3), "{format}: {errors:?}");
             let names: Vec<String> = LAUNCHES.take().into_iter().map(|(name, _)| name).collect();
             for kernel in ["decode", "prefill", "score"] {
                 assert!(names.contains(&format!("headwise_{kernel}")), "{kernel} in {names:?}");

@@ -6,8 +6,6 @@
 #![cfg(feature = "cuda")]
 
 #[cfg(unix)]
-#[path = "cuda_support/cases.rs"]
-mod cases;
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
 #[cfg(unix)]

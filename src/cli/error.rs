@@ -5,7 +5,9 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{nvrtc::ObtainError, report::ReportError as KernelsReportError};
+use crate::cuda::{
+    CudaError, bench::BenchError, nvrtc::ObtainError, report::ReportError as KernelsReportError,
+};
 use crate::{
     cache::CacheError,
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
@@ -40,6 +42,15 @@ pub(super) enum CliError {
     #[cfg(feature = "cuda")]
     #[error("{}", one_line(.0))]
     Kernels(#[from] KernelsReportError),
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    #[cfg(feature = "cuda")]
+    #[error("{}", one_line(.0))]
+    Bench(#[from] BenchError),
+    #[cfg(feature = "cuda")]
+    #[error("the device's results are wrong; see the checks above")]
+    WrongResults,
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]
@@ -53,7 +64,7 @@ pub(super) enum CliError {
 }
 
 #[cfg(feature = "cuda")]
-fn one_line(error: &KernelsReportError) -> String {
+fn one_line(error: &impl std::error::Error) -> String {
     error
         .to_string()
         .lines()

@@ -22,6 +22,9 @@ impl Arch {
     /// The oldest one with the kernels' instructions: asynchronous copies and bfloat16 products.
     pub const OLDEST: Arch = Arch::new(80);
 
+    /// The first one with a copy engine for pages: `cp.async.bulk` and barriers that count bytes.
+    pub const FIRST_BULK: Arch = Arch::new(90);
+
     const fn new(number: u32) -> Self {
         Self { number, suffix: None }
     }

@@ -103,12 +103,14 @@ pub struct Specialisation {
     pub io: SlotFormat,
     /// Whether `decode` also writes the scaled score of each slot.
     pub logits: bool,
+    /// Whether `decode` has the copy engine bring pages (`cp.async.bulk`); needs sm_90 or newer.
+    pub bulk: bool,
 }
 
 impl Specialisation {
     /// For f32 queries and outputs, without scores.
     pub fn new(layout: PageLayout, group: usize) -> Self {
-        Self { layout, group, io: SlotFormat::F32, logits: false }
+        Self { layout, group, io: SlotFormat::F32, logits: false, bulk: false }
     }
 
     /// The options that define the kernels' macros.
@@ -136,6 +138,9 @@ impl Specialisation {
         }
         if self.logits {
             options.push("-DHEADWISE_LOGITS".to_owned());
+        }
+        if self.bulk {
+            options.push("-DHEADWISE_BULK".to_owned());
         }
         options
     }
@@ -177,7 +182,9 @@ mod tests {
         ] {
             assert!(defines.contains(&expected), "{expected} in {defines:?}");
         }
-        assert!(!defines.iter().any(|d| d.contains("LOGITS")));
+        assert!(!defines.iter().any(|d| d.contains("LOGITS") || d.contains("BULK")));
+        let bulk = Specialisation { bulk: true, ..Specialisation::new(layout, 4) };
+        assert!(bulk.defines().contains(&"-DHEADWISE_BULK".to_owned()));
     }
 
     /// A kernel that is asked for by name exists under that name.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    CudaError,
+    CudaError, CudaVersion,
     cache::KernelCache,
     driver::{Argument, Context, Kernel, Launch, Module, Stream},
     kernels::{KernelFile, Specialisation},
@@ -73,6 +73,11 @@ impl Kernels {
     /// Multiprocessors of the device.
     pub fn multiprocessors(&self) -> u32 {
         self.context.info().multiprocessors
+    }
+
+    /// The version of the compiler.
+    pub fn nvrtc(&self) -> CudaVersion {
+        self.nvrtc.version()
     }
 
     /// The context that the kernels are loaded into.

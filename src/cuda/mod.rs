@@ -13,11 +13,14 @@
 //! | [`TableMirror`], [`StepFence`] | page tables on a device; when a step's kernels are done |
 //! | [`work`] | which block of a launch reads which pages |
 //! | [`attention`] | attention over the pages of a device |
+//! | [`bench`] | how fast the kernels are beside a plain copy |
+//! | [`verify`] | whether what a device computes is right |
 //! | [`report`] | what each kernel costs on an architecture |
 //! | [`CsrTables`] | page tables for stock kernels |
 
 mod arch;
 pub mod attention;
+pub mod bench;
 pub mod cache;
 mod csr;
 pub mod device;
@@ -34,6 +37,7 @@ pub mod nvrtc;
 pub mod report;
 mod staging;
 mod store;
+pub mod verify;
 pub mod work;
 
 pub use arch::Arch;

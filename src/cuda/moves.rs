@@ -23,10 +23,13 @@ const SMALLEST: usize = 4096;
 /// A head table, as `headwise_compact` reads it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
-struct CompactHead {
-    read_pages: u32,
-    written_pages: u32,
-    first_move: u32,
+pub(super) struct CompactHead {
+    /// Index of its first page in the page ids, as its slots are read.
+    pub read_pages: u32,
+    /// The same, as they are written.
+    pub written_pages: u32,
+    /// Index of its first move.
+    pub first_move: u32,
 }
 
 /// The kernels and the memory for their lists.

@@ -4,26 +4,25 @@ use headwise::{
     cuda::{
         Staging, StepFence, TableMirror,
         driver::{Context, DeviceBuffer, Stream},
+        verify::Noise,
     },
     plan::StepId,
 };
 
-use crate::cases::Rng;
-
 /// Pieces of any size arrive where they were sent, also when they outgrow the staging memory and
 /// when their source is overwritten at once.
 pub fn staging_delivers(context: &Context, seed: u64) {
-    let mut rng = Rng::new(seed);
+    let mut noise = Noise::new(seed);
     let stream = Stream::new(context).unwrap();
     let mut staging = Staging::new(context, 2, 64).unwrap();
     let mut buffer = DeviceBuffer::new(context, 1000).unwrap();
     buffer.fill(0..1000, 0, &stream).unwrap();
     let mut model = vec![0u8; 1000];
     for _ in 0..20 {
-        let mut sources: Vec<(usize, Vec<u8>)> = (0..rng.below(5))
+        let mut sources: Vec<(usize, Vec<u8>)> = (0..noise.below(5))
             .map(|_| {
-                let (at, len) = (rng.below(800), rng.below(200));
-                (at, (0..len).map(|_| rng.below(256) as u8).collect())
+                let (at, len) = (noise.below(800), noise.below(200));
+                (at, (0..len).map(|_| noise.below(256) as u8).collect())
             })
             .collect();
         for (at, bytes) in &sources {
@@ -43,7 +42,7 @@ pub fn staging_delivers(context: &Context, seed: u64) {
 /// The device's page ids are the host's after each synchronisation.
 pub fn mirror_follows(context: &Context, seed: u64) {
     const TABLES: usize = 5;
-    let mut rng = Rng::new(seed);
+    let mut noise = Noise::new(seed);
     let stream = Stream::new(context).unwrap();
     let mut staging = Staging::new(context, 2, 128).unwrap();
     let mut mirror = TableMirror::new(context, TABLES, 300).unwrap();
@@ -51,12 +50,12 @@ pub fn mirror_follows(context: &Context, seed: u64) {
     let mut model = vec![Vec::<u32>::new(); TABLES];
     let mut next = 0;
     for _ in 0..30 {
-        let table = rng.below(TABLES);
-        let keep = rng.below(model[table].len() + 1);
-        if rng.below(3) == 0 {
+        let table = noise.below(TABLES);
+        let keep = noise.below(model[table].len() + 1);
+        if noise.below(3) == 0 {
             model[table].truncate(keep);
         }
-        for _ in 0..rng.below(10) {
+        for _ in 0..noise.below(10) {
             model[table].push(next);
             next += 1;
         }

@@ -3,7 +3,6 @@
 use std::{cell::RefCell, collections::HashMap, ffi::c_int, rc::Rc, slice, sync::Arc};
 
 use crate::{
-    cases,
     compiler::nvrtc,
     engine,
     fake::{Fake, Launch, RawLaunch},
@@ -14,6 +13,10 @@ use headwise::{
     cuda::{
         CudaStore, Kernels,
         driver::{Context, Stream},
+        verify::{
+            AttentionCase, append_agrees_with_the_host, attention_errors,
+            store_agrees_with_the_host,
+        },
     },
     format::{PageFormat, PageLayout, SlotFormat},
     store::PageStore,
@@ -109,7 +112,9 @@ fn attention_over_mixed_formats_is_that_of_the_reference() {
             PageFormat::both(SlotFormat::F32),
         ];
         let shape = CacheShape::new(1, 2, 6, 64).unwrap();
-        cases::attention_agrees_with_the_reference(kernels, shape, &formats, 900, 5, 2e-3);
+        let case = AttentionCase { shape, formats: &formats, longest: 900, seed: 5 };
+        let errors = attention_errors(kernels, &case).unwrap();
+        assert!(errors.within(2e-3), "{errors:?}");
         let ran = RAN.take();
         for kernel in ["decode", "prefill", "score"] {
             assert!(ran.contains(&format!("headwise_{kernel}")), "{kernel} in {ran:?}");
@@ -118,9 +123,18 @@ fn attention_over_mixed_formats_is_that_of_the_reference() {
 }
 
 #[test]
+fn rows_are_encoded_as_on_the_host() {
+    device(90, |_, _, kernels| {
+        for format in [PageFormat::default(), PageFormat::both(SlotFormat::I8)] {
+            append_agrees_with_the_host(kernels, format, 80, 3).unwrap();
+        }
+    });
+}
+
+#[test]
 fn pages_survive_moves_and_copies_by_kernels() {
     device(80, |fake, context, kernels| {
-        (0..2).for_each(|seed| cases::store_agrees_with_the_host(context, Some(kernels), seed));
+        (0..2).for_each(|seed| store_agrees_with_the_host(context, Some(kernels), seed).unwrap());
         let ran = RAN.take();
         assert!(ran.iter().any(|name| name == "headwise_compact"), "{ran:?}");
         assert!(ran.iter().any(|name| name == "headwise_copy"), "{ran:?}");

@@ -1,0 +1,104 @@
+//! `headwise bench-gpu`: is a device right, and how fast is it.
+
+use std::sync::{Arc, OnceLock};
+
+use clap::Args;
+use indicatif::ProgressBar;
+
+use super::{
+    args::JsonArgs,
+    error::CliError,
+    output::print,
+    progress::{bar, fetching},
+};
+use crate::{
+    cuda::{
+        Kernels,
+        bench::{BenchEvent, BenchPlan, bench},
+        cache::KernelCache,
+        driver::{Context, Driver},
+        nvrtc::Nvrtc,
+    },
+    fetch::CacheDir,
+    format::PageFormat,
+};
+
+/// Check the kernels on a CUDA device against the reference, then measure each next to a plain copy.
+#[derive(Args)]
+pub(super) struct BenchGpu {
+    /// Which device.
+    #[arg(long, default_value_t = 0)]
+    device: usize,
+    /// Slots of a head, comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    lengths: Vec<usize>,
+    /// Sequences decoded at once, comma-separated.
+    #[arg(long, value_delimiter = ',')]
+    batches: Vec<usize>,
+    /// Page formats, separated by spaces: f32, f16, bf16, i8 or k=FORMAT,v=FORMAT; without it each
+    /// of the four.
+    #[arg(long, num_args = 1..)]
+    format: Vec<PageFormat>,
+    /// Channels of a head.
+    #[arg(long, default_value_t = 128)]
+    head_dim: usize,
+    /// KV heads of the layer.
+    #[arg(long, default_value_t = 8)]
+    kv_heads: usize,
+    /// Query heads that read a KV head.
+    #[arg(long, default_value_t = 4)]
+    group: usize,
+    /// Tokens of one head that a page holds in f16.
+    #[arg(long, value_name = "TOKENS", default_value_t = 16)]
+    block_tokens: usize,
+    /// Leave out cases whose pages take more device memory than this, in GiB.
+    #[arg(long, value_name = "GIB", default_value_t = 40)]
+    memory: usize,
+    #[command(flatten)]
+    json: JsonArgs,
+}
+
+impl BenchGpu {
+    pub fn run(self) -> Result<(), CliError> {
+        self.json.check()?;
+        let plan = self.plan();
+        // The device first: without one, no compiler needs to be fetched.
+        let context = Driver::open().and_then(|driver| Context::new(&driver, self.device))?;
+        let nvrtc = fetching(Nvrtc::open_or_fetch)?;
+        let cache = KernelCache::within(&CacheDir::from_env()?);
+        let kernels = Arc::new(Kernels::new(&context, nvrtc, Some(cache)));
+        let shown: OnceLock<ProgressBar> = OnceLock::new();
+        let report = bench(&kernels, &plan, &|event| match event {
+            BenchEvent::Parts(parts) => {
+                shown.get_or_init(|| bar("measuring", "parts", parts));
+            }
+            BenchEvent::Done => shown.get().into_iter().for_each(|bar| bar.inc(1)),
+        });
+        shown.get().into_iter().for_each(ProgressBar::finish_and_clear);
+        let report = report?;
+        print(report.to_string())?;
+        self.json.write(&report)?;
+        if report.right() { Ok(()) } else { Err(CliError::WrongResults) }
+    }
+
+    fn plan(&self) -> BenchPlan {
+        let mut plan = BenchPlan {
+            head_dim: self.head_dim,
+            kv_heads: self.kv_heads,
+            group: self.group,
+            page_slots: self.block_tokens,
+            most_bytes: self.memory << 30,
+            ..BenchPlan::default()
+        };
+        if !self.lengths.is_empty() {
+            plan.lengths.clone_from(&self.lengths);
+        }
+        if !self.batches.is_empty() {
+            plan.batches.clone_from(&self.batches);
+        }
+        if !self.format.is_empty() {
+            plan.formats.clone_from(&self.format);
+        }
+        plan
+    }
+}
