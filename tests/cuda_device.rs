@@ -14,10 +14,11 @@ use headwise::{
     base::CacheShape,
     cuda::{
         Kernels,
-        driver::{Context, Driver},
+        driver::{Context, Driver, Stream},
+        kernels::{KernelFile, Specialisation},
         verify::{
-            AttentionCase, append_agrees_with_the_host, attention_errors, formats,
-            store_agrees_with_the_host,
+            AttentionCase, append_agrees_with_the_host, attention_errors, attention_specialisation,
+            formats, store_agrees_with_the_host,
         },
     },
     format::{PageFormat, PageLayout, SlotFormat},
@@ -65,9 +66,20 @@ fn attention_is_that_of_the_reference() {
         PageFormat::both(SlotFormat::Bf16),
         PageFormat::both(SlotFormat::I8),
     ];
-    for (seed, (group, head_dim)) in
-        [(1, 64), (3, 64), (4, 128), (8, 128), (4, 256), (20, 64)].into_iter().enumerate()
-    {
+    let shapes = [(1, 64), (3, 64), (4, 128), (8, 128), (4, 256), (20, 64)];
+    // Compiled side by side: one after another they would take minutes.
+    let wanted: Vec<(KernelFile, Specialisation)> = shapes
+        .into_iter()
+        .flat_map(|(group, dim)| {
+            mixed.map(|format| attention_specialisation(format, group, dim).unwrap())
+        })
+        .flat_map(|specialisation| {
+            use KernelFile::{Decode, Merge, Prefill, Score};
+            [Decode, Merge, Prefill, Score].map(|file| (file, specialisation))
+        })
+        .collect();
+    kernels.prepare(&wanted, &Stream::new(&context).unwrap()).unwrap();
+    for (seed, (group, head_dim)) in shapes.into_iter().enumerate() {
         let shape = CacheShape::new(1, 4, 4 * group, head_dim).unwrap();
         let case = AttentionCase { shape, formats: &mixed, longest: 20_000, seed: seed as u64 };
         let errors = attention_errors(&kernels, &case).unwrap();

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     cuda::{
         Kernels,
-        bench::{BenchEvent, BenchPlan, bench},
+        bench::{BenchEvent, BenchPlan, BenchScope, bench},
         cache::KernelCache,
         driver::{Context, Driver},
         nvrtc::Nvrtc,
@@ -54,8 +54,17 @@ pub(super) struct BenchGpu {
     /// Leave out cases whose pages take more device memory than this, in GiB.
     #[arg(long, value_name = "GIB", default_value_t = 40)]
     memory: usize,
+    /// Run a part: the checks alone, or decode alone and unchecked, as for a profiler.
+    #[arg(long, value_enum)]
+    only: Option<Only>,
     #[command(flatten)]
     json: JsonArgs,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Only {
+    Checks,
+    Decode,
 }
 
 impl BenchGpu {
@@ -83,6 +92,11 @@ impl BenchGpu {
 
     fn plan(&self) -> BenchPlan {
         let mut plan = BenchPlan {
+            scope: match self.only {
+                None => BenchScope::All,
+                Some(Only::Checks) => BenchScope::Checks,
+                Some(Only::Decode) => BenchScope::Decode,
+            },
             head_dim: self.head_dim,
             kv_heads: self.kv_heads,
             group: self.group,

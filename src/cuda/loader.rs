@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
+use rayon::prelude::*;
 
 use super::{
     CudaError, CudaVersion,
@@ -94,10 +95,11 @@ impl Kernels {
         stream: &Stream,
     ) -> Result<Arc<Loaded>, CudaError> {
         let key = (file, specialisation.defines());
-        let mut loaded = self.loaded.lock();
-        if let Some(kernel) = loaded.get(&key) {
+        if let Some(kernel) = self.loaded.lock().get(&key) {
             return Ok(Arc::clone(kernel));
         }
+        // Not under the lock: other threads compile other kernels meanwhile. Two that want the same one
+        // both make it, and the first is kept.
         let (source, arch) = (file.source(), self.context.info().arch);
         let compiled = match &self.cache {
             Some(cache) => cache.ptx(&self.nvrtc, &source, &key.1, arch)?.0,
@@ -110,7 +112,18 @@ impl Kernels {
         let blocks_per_multiprocessor = kernel.occupancy(threads)?.max(1);
         let rows = file.rows_constant().map(|name| module.global(name, stream)).transpose()?;
         let kernel = Arc::new(Loaded { kernel, threads, blocks_per_multiprocessor, rows });
-        loaded.insert(key, Arc::clone(&kernel));
-        Ok(kernel)
+        Ok(Arc::clone(self.loaded.lock().entry(key).or_insert(kernel)))
+    }
+
+    /// Compiles and loads many kernels side by side, so that later calls of [`get`](Self::get) find
+    /// them.
+    pub fn prepare(
+        &self,
+        wanted: &[(KernelFile, Specialisation)],
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        wanted.par_iter().try_for_each(|(file, specialisation)| {
+            self.get(*file, specialisation, stream).map(drop)
+        })
     }
 }

@@ -7,9 +7,11 @@ use crate::{
     base::CacheShape,
     cuda::{
         Kernels,
+        driver::Stream,
+        kernels::KernelFile,
         verify::{
             AttentionCase, VerifyError, append_agrees_with_the_host, attention_errors,
-            store_agrees_with_the_host,
+            attention_specialisation, store_agrees_with_the_host,
         },
     },
     format::{PageFormat, SlotFormat},
@@ -30,6 +32,7 @@ pub fn checks(
     shape: CacheShape,
     progress: &dyn Fn(BenchEvent),
 ) -> Result<Vec<Check>, VerifyError> {
+    prepare(kernels, &attention_cases(plan))?;
     let mut checks = Vec::new();
     for seed in 0..4 {
         let result = store_agrees_with_the_host(kernels.context(), Some(kernels), seed);
@@ -43,13 +46,8 @@ pub fn checks(
         }
     }
     progress(BenchEvent::Done);
-    let k8v16 = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
-    let mixed: Vec<PageFormat> = plan.formats.iter().copied().chain([k8v16]).collect();
-    let shapes =
-        [(1, 64), (3, 64), (8, 128), (4, 256)].map(|(group, dim)| (&mixed[..], group, dim));
-    let own = plan.formats.iter().map(std::slice::from_ref);
-    let own = own.map(|format| (format, plan.group, plan.head_dim));
-    for (seed, (formats, group, head_dim)) in own.chain(shapes).enumerate() {
+    for (seed, (formats, group, head_dim)) in attention_cases(plan).iter().enumerate() {
+        let (group, head_dim) = (*group, *head_dim);
         let heads = shape.kv_heads().min(4);
         let shape = CacheShape::new(1, heads, heads * group, head_dim)?;
         let case = AttentionCase { shape, formats, longest: LONGEST, seed: seed as u64 };
@@ -66,6 +64,33 @@ pub fn checks(
     }
     progress(BenchEvent::Done);
     Ok(checks)
+}
+
+/// Formats, group and head_dim of each attention check: the plan's formats one by one in its shape, and
+/// all together, K and V unlike among them, in others.
+fn attention_cases(plan: &BenchPlan) -> Vec<(Vec<PageFormat>, usize, usize)> {
+    let own = plan.formats.iter().map(|&format| (vec![format], plan.group, plan.head_dim));
+    let k8v16 = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
+    let mixed: Vec<PageFormat> = plan.formats.iter().copied().chain([k8v16]).collect();
+    let shapes = [(1, 64), (3, 64), (8, 128), (4, 256)];
+    own.chain(shapes.map(|(group, dim)| (mixed.clone(), group, dim))).collect()
+}
+
+/// Compiles what the attention checks launch, on all cores.
+fn prepare(
+    kernels: &Kernels,
+    cases: &[(Vec<PageFormat>, usize, usize)],
+) -> Result<(), VerifyError> {
+    use KernelFile::{Decode, Merge, Prefill, Score};
+    let mut wanted = Vec::new();
+    for (formats, group, head_dim) in cases {
+        for &format in formats {
+            let specialisation = attention_specialisation(format, *group, *head_dim)?;
+            wanted.extend([Decode, Merge, Prefill, Score].map(|file| (file, specialisation)));
+        }
+    }
+    let stream = Stream::new(kernels.context())?;
+    Ok(kernels.prepare(&wanted, &stream)?)
 }
 
 /// A check of bytes.

@@ -30,9 +30,23 @@ use crate::{
 use arena::Arena;
 use clock::Clock;
 
+/// How much of the benchmark runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BenchScope {
+    /// The checks, then everything that is measured.
+    All,
+    /// The checks alone.
+    Checks,
+    /// Decode alone, unchecked: for profilers.
+    Decode,
+}
+
 /// What is measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct BenchPlan {
+    /// How much of it.
+    pub scope: BenchScope,
     /// Channels of a head.
     pub head_dim: usize,
     /// KV heads of the layer.
@@ -55,6 +69,7 @@ impl Default for BenchPlan {
     /// A layer of Llama-3.1-8B: 1k to 128k tokens, 1 to 64 sequences.
     fn default() -> Self {
         Self {
+            scope: BenchScope::All,
             head_dim: 128,
             kv_heads: 8,
             group: 4,
@@ -203,13 +218,16 @@ pub fn bench(
         driver: context.driver_version(),
         nvrtc: kernels.nvrtc(),
         plan: plan.clone(),
-        checks: correct::checks(kernels, plan, shape, progress)?,
+        checks: Vec::new(),
         copy_gbps: 0.0,
         decode: Vec::new(),
         left_out: Vec::new(),
         movers: Vec::new(),
     };
-    if !report.right() {
+    if plan.scope != BenchScope::Decode {
+        report.checks = correct::checks(kernels, plan, shape, progress)?;
+    }
+    if plan.scope == BenchScope::Checks || !report.right() {
         return Ok(report);
     }
     let stream = Stream::new(context)?;
@@ -230,7 +248,9 @@ pub fn bench(
             report.decode.push(decode::measure(&mut clock, kernels, &arena, plan, case)?);
             progress(BenchEvent::Done);
         }
-        report.movers.extend(movers::measure(&mut clock, kernels, &arena, plan, format)?);
+        if plan.scope == BenchScope::All {
+            report.movers.extend(movers::measure(&mut clock, kernels, &arena, plan, format)?);
+        }
         progress(BenchEvent::Done);
     }
     report.fill_shares();

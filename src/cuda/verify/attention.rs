@@ -8,8 +8,8 @@ use super::{Noise, VerifyError, largest_error};
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
     base::CacheShape,
-    cuda::{CudaAttention, CudaStore, Kernels, driver::Stream},
-    format::{PageFormat, PageLayout},
+    cuda::{CudaAttention, CudaStore, Kernels, driver::Stream, kernels::Specialisation},
+    format::{LayoutError, PageFormat, PageLayout},
     store::{HostStore, PageStore, Rows, TablePages},
 };
 
@@ -53,6 +53,15 @@ impl AttentionErrors {
             scores: self.scores.max(other.scores),
         }
     }
+}
+
+/// What [`attention_errors`] has the kernels compiled for.
+pub fn attention_specialisation(
+    format: PageFormat,
+    group: usize,
+    head_dim: usize,
+) -> Result<Specialisation, LayoutError> {
+    Ok(Specialisation::new(PageLayout::new(format, head_dim, PAGE_BYTES)?, group))
 }
 
 /// Decode, prefill, merge and score over ragged tables: empty heads, one slot, whole and partial

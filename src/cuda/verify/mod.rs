@@ -12,7 +12,7 @@ mod store;
 use thiserror::Error;
 
 pub use append::append_agrees_with_the_host;
-pub use attention::{AttentionCase, AttentionErrors, attention_errors};
+pub use attention::{AttentionCase, AttentionErrors, attention_errors, attention_specialisation};
 pub use noise::Noise;
 pub use store::store_agrees_with_the_host;
 
