@@ -10,7 +10,7 @@ use headwise::{
 };
 
 use super::{
-    harness::{FORMATS, Kernel, arch, bulk_decode, floats, kernel, nvrtc, spec, words},
+    harness::{FORMATS, Kernel, Random, arch, bulk_decode, floats, kernel, nvrtc, spec, words},
     world::{Free, World, difference, error},
 };
 use crate::ptxvm::{Arg, DevicePtr, Error, Machine, Stats};
@@ -194,6 +194,63 @@ fn partial_results_merge_to_the_whole() {
     for format in [SlotFormat::F16, SlotFormat::I8].map(PageFormat::both) {
         let split = Split { lists: 5, min_slots: 16 };
         check(nvrtc, &spec(format, 64, 3, 16), "sm_90", split);
+    }
+}
+
+/// More partials than a block takes at once; some of no slots, a merge of nothing else, and padding.
+#[test]
+fn many_partial_results_merge() {
+    let Some(nvrtc) = nvrtc() else { return };
+    let group = 3;
+    for head_dim in [64, 80, 256] {
+        let spec = spec(PageFormat::default(), head_dim, group, 16);
+        let merge = kernel(nvrtc, KernelFile::Merge, &spec, arch("sm_90"));
+        let counts = [300, 2, 4];
+        let total: usize = counts.iter().sum();
+        let mut random = Random(7);
+        let out = random.floats(total * group * head_dim, 1.0);
+        let mut lse = random.floats(total * group, 20.0);
+        for (i, lse) in lse.iter_mut().enumerate() {
+            if i / group % 5 == 1 || i >= 302 * group {
+                *lse = f32::NEG_INFINITY;
+            }
+        }
+        let mut vm = Machine::new(2);
+        let merges = [[0, 0, 300], [u32::MAX, 0, 0], [3, 300, 2], [6, 302, 4]];
+        let bits = |values: &[f32]| words(values.iter().map(|v| v.to_bits()));
+        let rows = counts.len() * group;
+        let got_out = vm.alloc_uninit("out", 4 * rows * head_dim);
+        let got_lse = vm.alloc_uninit("lse", 4 * rows);
+        let args = [
+            vm.alloc_read_only("merges", &words(merges.into_iter().flatten())),
+            vm.alloc_read_only("partial_out", &bits(&out)),
+            vm.alloc_read_only("partial_lse", &bits(&lse)),
+            got_out,
+            got_lse,
+        ];
+        merge.run(&mut vm, [4, group as u32, 1], &args.map(Arg::ptr)).unwrap();
+        let (got_out, got_lse) =
+            (floats(vm.read(got_out).unwrap()), floats(vm.read(got_lse).unwrap()));
+        let mut first = 0;
+        for (merge, count) in counts.into_iter().enumerate() {
+            for head in 0..group {
+                let parts = (first..first + count).map(|i| i * group + head);
+                let weight = |i: usize| f64::from(lse[i]).exp2();
+                let sum: f64 = parts.clone().map(weight).sum();
+                let row = merge * group + head;
+                let expected = if sum == 0.0 { f64::NEG_INFINITY } else { sum.ln() };
+                let got = f64::from(got_lse[row]);
+                assert!(got == expected || (got - expected).abs() < 1e-5, "{got} {expected}");
+                for channel in 0..head_dim {
+                    let value = |i: usize| weight(i) * f64::from(out[i * head_dim + channel]);
+                    let expected =
+                        if sum == 0.0 { 0.0 } else { parts.clone().map(value).sum::<f64>() / sum };
+                    let got = f64::from(got_out[row * head_dim + channel]);
+                    assert!((got - expected).abs() < 1e-5, "{row} {channel}: {got} {expected}");
+                }
+            }
+            first += count;
+        }
     }
 }
 

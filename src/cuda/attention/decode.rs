@@ -13,10 +13,12 @@ use crate::cuda::{
 /// What reading a page costs besides its bytes, in bytes: its id and the latency of its first access,
 /// spread over the pages that are under way together.
 const PAGE_COST: u32 = 128;
-/// What an item costs, in bytes: staging the queries, merging the warps, writing the result.
-const ITEM_COST: u32 = 8 << 10;
+/// What an item costs, in bytes that its block could have read meanwhile: filling its ring, staging the
+/// queries, merging the warps, writing the result. Some three microseconds of the 15 KB that a block
+/// reads in each (docs/gpu-log.md).
+const ITEM_COST: u32 = 48 << 10;
 /// The fewest slots worth an item of their own.
-const MIN_SLOTS: u32 = 256;
+const MIN_SLOTS: u32 = 128;
 
 /// One (sequence, KV head) and the query group that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,6 +17,9 @@ const MOST_LAUNCHES: usize = 512;
 /// Bytes of the copy that shares are measured against: far beyond any cache.
 const COPY_BYTES: usize = 2 << 30;
 
+/// Queues the launch of that number.
+pub type Launch<'a> = dyn FnMut(usize, &Stream) -> Result<(), CudaError> + 'a;
+
 /// Measures launches in a stream.
 pub struct Clock {
     pub stream: Arc<Stream>,
@@ -33,29 +36,42 @@ impl Clock {
 
     /// The median time of one `launch`, in seconds; each is told its number, so that it can work on
     /// other memory than the last.
-    pub fn median(
-        &mut self,
-        launch: &mut dyn FnMut(usize, &Stream) -> Result<(), CudaError>,
-    ) -> Result<f64, CudaError> {
-        let mut next = 0;
-        let mut sample = |clock: &Self, launches: usize| -> Result<f64, CudaError> {
-            clock.start.record(&clock.stream)?;
-            for _ in 0..launches {
-                launch(next, &clock.stream)?;
-                next += 1;
+    pub fn median(&mut self, launch: &mut Launch<'_>) -> Result<f64, CudaError> {
+        Ok(self.medians(&mut [launch])?[0])
+    }
+
+    /// The median times of several launches, whose samples take turns: a device that grows hot and slow
+    /// does so for all of them.
+    pub fn medians(&mut self, launches: &mut [&mut Launch<'_>]) -> Result<Vec<f64>, CudaError> {
+        let mut turn = 0;
+        let mut sample = |launch: &mut Launch<'_>, count: usize| -> Result<f64, CudaError> {
+            self.start.record(&self.stream)?;
+            for _ in 0..count {
+                launch(turn, &self.stream)?;
+                turn += 1;
             }
-            clock.end.record(&clock.stream)?;
-            clock.end.synchronize()?;
-            Ok(clock.end.since(&clock.start)?.as_secs_f64() / launches as f64)
+            self.end.record(&self.stream)?;
+            self.end.synchronize()?;
+            Ok(self.end.since(&self.start)?.as_secs_f64() / count as f64)
         };
-        // The first launches load code and warm what can be warm.
-        sample(self, 1)?;
-        let estimate = sample(self, 2)?.max(1e-7);
-        let launches = ((SAMPLE_SECONDS / estimate) as usize).clamp(1, MOST_LAUNCHES);
-        let mut times =
-            (0..SAMPLES).map(|_| sample(self, launches)).collect::<Result<Vec<_>, _>>()?;
-        times.sort_by(f64::total_cmp);
-        Ok(times[SAMPLES / 2])
+        let mut counts = Vec::with_capacity(launches.len());
+        for launch in &mut *launches {
+            // The first launches load code and warm what can be warm.
+            sample(launch, 1)?;
+            let estimate = sample(launch, 2)?.max(1e-7);
+            counts.push(((SAMPLE_SECONDS / estimate) as usize).clamp(1, MOST_LAUNCHES));
+        }
+        let mut times = vec![Vec::with_capacity(SAMPLES); launches.len()];
+        for _ in 0..SAMPLES {
+            for ((launch, &count), times) in launches.iter_mut().zip(&counts).zip(&mut times) {
+                times.push(sample(launch, count)?);
+            }
+        }
+        let median = |mut times: Vec<f64>| {
+            times.sort_by(f64::total_cmp);
+            times[SAMPLES / 2]
+        };
+        Ok(times.into_iter().map(median).collect())
     }
 
     /// Bytes read and written per second by a copy on the device, in GB/s.

@@ -11,14 +11,12 @@ use crate::{
         kernels::KernelFile,
         verify::{
             AttentionCase, VerifyError, append_agrees_with_the_host, attention_errors,
-            attention_specialisation, store_agrees_with_the_host,
+            attention_specialisation, store_agrees_with_the_host, tolerance,
         },
     },
     format::{PageFormat, SlotFormat},
 };
 
-/// The most that results may differ from the f64 reference, relative to it.
-const TOLERANCE: f32 = 2e-3;
 /// Slots of the longest heads: enough for several parts and a merge.
 const LONGEST: usize = 20_000;
 /// Groups of checks, for progress.
@@ -53,13 +51,14 @@ pub fn checks(
         let case = AttentionCase { shape, formats, longest: LONGEST, seed: seed as u64 };
         let errors = attention_errors(kernels, &case)?;
         let names: Vec<String> = formats.iter().map(PageFormat::to_string).collect();
-        let passed = errors.within(TOLERANCE);
+        let allowed = tolerance(formats);
+        let passed = errors.within(allowed);
         checks.push(Check {
             what: "decode, merge, prefill, score",
             case: format!("{}, group {group}, head_dim {head_dim}", names.join(" + ")),
             passed,
             errors: Some(errors),
-            problem: (!passed).then(|| format!("more than {TOLERANCE} off")),
+            problem: (!passed).then(|| format!("more than {allowed} off")),
         });
     }
     progress(BenchEvent::Done);

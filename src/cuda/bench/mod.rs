@@ -211,7 +211,7 @@ pub fn bench(
 ) -> Result<BenchReport, BenchError> {
     let shape = plan.shape()?;
     let context = kernels.context();
-    let cases = decode::cases(plan, context.info().arch);
+    let cases = decode::cases(plan);
     progress(BenchEvent::Parts(correct::PARTS + cases.len() + plan.formats.len()));
     let mut report = BenchReport {
         device: context.info().clone(),
@@ -245,7 +245,7 @@ pub fn bench(
         let bytes = fit.iter().map(|case| case.page_bytes(&layout, plan)).max();
         let arena = Arena::new(&clock, layout, bytes.unwrap_or(0))?;
         for case in fit {
-            report.decode.push(decode::measure(&mut clock, kernels, &arena, plan, case)?);
+            report.decode.extend(decode::measure(&mut clock, kernels, &arena, plan, case)?);
             progress(BenchEvent::Done);
         }
         if plan.scope == BenchScope::All {

@@ -5,13 +5,13 @@ use half::f16;
 use super::{
     BenchError, BenchPlan, MoverRow,
     arena::{Arena, upload},
-    clock::Clock,
+    clock::{Clock, Launch},
 };
 use crate::{
     cuda::{
         CudaError, Kernels, Staging,
         attention::{Appender, MergeItem, NewRows, PrefillHead, ScoreItem, prefill_items},
-        driver::{Argument, DeviceBuffer, Stream},
+        driver::{Argument, DeviceBuffer},
         kernels::{KernelFile, Specialisation},
         moves::CompactHead,
         verify::Noise,
@@ -77,7 +77,7 @@ impl Bench<'_> {
         kernel: &'static str,
         case: String,
         bytes: usize,
-        launch: &mut dyn FnMut(usize, &Stream) -> Result<(), CudaError>,
+        launch: &mut Launch<'_>,
     ) -> Result<MoverRow, BenchError> {
         let seconds = self.clock.median(launch)?;
         let (micros, gbps) = (seconds * 1e6, bytes as f64 / seconds / 1e9);

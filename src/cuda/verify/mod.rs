@@ -60,6 +60,19 @@ pub enum VerifyError {
     },
 }
 
+/// What rounding allows attention over pages of these formats, relative to the f64 reference: the least
+/// exact format counts. Decode errs by far less; prefill rounds queries and probabilities once, to the
+/// bits of the product it runs in, which are eight for `bf16` keys and for `bf16` and `i8` values (see
+/// `docs/kernels.md`).
+pub fn tolerance(formats: &[PageFormat]) -> f32 {
+    let of = |format: &PageFormat| {
+        let coarse =
+            format.k == SlotFormat::Bf16 || matches!(format.v, SlotFormat::Bf16 | SlotFormat::I8);
+        if coarse { 1e-2 } else { 2e-3 }
+    };
+    formats.iter().map(of).fold(0.0, f32::max)
+}
+
 /// All pairs of formats, K's and V's.
 pub fn formats() -> impl Iterator<Item = PageFormat> {
     let all = SlotFormat::ALL;
