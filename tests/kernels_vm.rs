@@ -25,7 +25,9 @@ mod kernels_vm {
     mod eviction;
     mod faults;
     mod harness;
+    mod paged;
     mod prefill;
+    mod scores;
     mod slots;
     #[cfg(unix)]
     mod whole;

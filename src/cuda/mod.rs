@@ -13,6 +13,7 @@
 //! | [`TableMirror`], [`StepFence`] | page tables on a device; when a step's kernels are done |
 //! | [`work`] | which block of a launch reads which pages |
 //! | [`attention`] | attention over the pages of a device |
+//! | [`eviction`] | scores at rest, victims and moves on a device |
 //! | [`report`] | what each kernel costs on an architecture |
 //! | [`CsrTables`] | page tables for stock kernels |
 
@@ -24,7 +25,9 @@ pub mod device;
 mod dirty;
 pub mod driver;
 mod error;
+pub mod eviction;
 mod fence;
+mod growing;
 mod image;
 pub mod kernels;
 mod loader;
