@@ -28,6 +28,8 @@ mod kernels_vm {
     mod paged;
     mod prefill;
     mod scores;
+    #[cfg(unix)]
+    mod serving;
     mod slots;
     #[cfg(unix)]
     mod whole;

@@ -5,7 +5,9 @@ use std::{io, path::PathBuf};
 use thiserror::Error;
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{nvrtc::ObtainError, report::ReportError as KernelsReportError};
+use crate::cuda::{
+    CudaError, nvrtc::ObtainError, report::ReportError as KernelsReportError, serving::ServingError,
+};
 use crate::{
     cache::CacheError,
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
@@ -40,6 +42,12 @@ pub(super) enum CliError {
     #[cfg(feature = "cuda")]
     #[error("{}", one_line(.0))]
     Kernels(#[from] KernelsReportError),
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]

@@ -4,6 +4,8 @@
 //! on stderr and exit code 2.
 
 mod args;
+#[cfg(feature = "cuda")]
+mod bench_serving;
 mod demo;
 mod error;
 mod eval;
@@ -38,6 +40,9 @@ enum Command {
     /// List the CUDA devices, compile the CUDA kernels and report what each needs.
     #[cfg(feature = "cuda")]
     Kernels(kernels::Kernels),
+    /// Measure decode throughput by compression rate on a CUDA device.
+    #[cfg(feature = "cuda")]
+    BenchServing(bench_serving::BenchServing),
     /// Fetch an artefact into the cache folder and verify its checksum.
     Fetch(fetch::Fetch),
 }
@@ -50,6 +55,8 @@ pub fn run() -> ExitCode {
         Command::Eval(eval) => eval.run(),
         #[cfg(feature = "cuda")]
         Command::Kernels(kernels) => kernels.run(),
+        #[cfg(feature = "cuda")]
+        Command::BenchServing(bench) => bench.run(),
         Command::Fetch(fetch) => fetch.run(),
     };
     match result {

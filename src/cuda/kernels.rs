@@ -9,7 +9,7 @@ use super::nvrtc::Source;
 use crate::format::{PageLayout, Region, SlotFormat};
 
 /// What the kernels include.
-const HEADERS: &[(&str, &str)] = &[
+pub(super) const HEADERS: &[(&str, &str)] = &[
     ("append.cuh", include_str!("../../kernels/append.cuh")),
     ("attend.cuh", include_str!("../../kernels/attend.cuh")),
     ("format.cuh", include_str!("../../kernels/format.cuh")),

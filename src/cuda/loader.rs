@@ -9,7 +9,7 @@ use super::{
     cache::KernelCache,
     driver::{Argument, Context, Kernel, Launch, Module, Stream},
     kernels::{KernelFile, Specialisation},
-    nvrtc::Nvrtc,
+    nvrtc::{Nvrtc, Source},
 };
 
 /// A kernel on its device, with the launch it was made for.
@@ -93,12 +93,7 @@ impl Kernels {
         if let Some(kernel) = loaded.get(&key) {
             return Ok(Arc::clone(kernel));
         }
-        let (source, arch) = (file.source(), self.context.info().arch);
-        let compiled = match &self.cache {
-            Some(cache) => cache.ptx(&self.nvrtc, &source, &key.1, arch)?.0,
-            None => self.nvrtc.compile(&source, &key.1, arch)?,
-        };
-        let module = Module::new(&self.context, &compiled.ptx)?;
+        let module = self.module(&file.source(), &key.1)?;
         let threads: u32 = module.global(file.threads_constant(), stream)?;
         let shared: u32 = module.global(file.shared_constant(), stream)?;
         let kernel = module.kernel(file.entry(), shared)?;
@@ -107,5 +102,19 @@ impl Kernels {
         let kernel = Arc::new(Loaded { kernel, threads, blocks_per_multiprocessor, rows });
         loaded.insert(key, Arc::clone(&kernel));
         Ok(kernel)
+    }
+
+    /// Compiles and loads a source, or takes it from the cache on disk.
+    pub(super) fn module(
+        &self,
+        source: &Source<'_>,
+        options: &[String],
+    ) -> Result<Module, CudaError> {
+        let arch = self.context.info().arch;
+        let compiled = match &self.cache {
+            Some(cache) => cache.ptx(&self.nvrtc, source, options, arch)?.0,
+            None => self.nvrtc.compile(source, options, arch)?,
+        };
+        Module::new(&self.context, &compiled.ptx)
     }
 }

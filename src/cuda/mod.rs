@@ -15,6 +15,7 @@
 //! | [`attention`] | attention over the pages of a device |
 //! | [`eviction`] | scores at rest, victims and moves on a device |
 //! | [`report`] | what each kernel costs on an architecture |
+//! | [`serving`] | what compression is worth to a server |
 //! | [`CsrTables`] | page tables for stock kernels |
 
 mod arch;
@@ -35,6 +36,7 @@ mod mirror;
 mod moves;
 pub mod nvrtc;
 pub mod report;
+pub mod serving;
 mod staging;
 mod store;
 pub mod work;

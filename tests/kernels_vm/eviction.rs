@@ -2,7 +2,6 @@
 
 use headwise::{
     cuda::kernels::KernelFile,
-    evict::Score,
     format::{PageFormat, SlotFormat},
 };
 
