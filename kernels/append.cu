@@ -7,7 +7,7 @@
 //
 // Grid: any number of blocks. Block: headwise_append_threads threads, no dynamic shared memory.
 // A warp takes a row at a time, four channels a lane. Rows must name different slots.
-#include "format.cuh"
+#include "append.cuh"
 
 using namespace hw;
 
@@ -15,24 +15,6 @@ namespace {
 
 constexpr u32 THREADS = 128;
 constexpr u64 NO_SLOT = ~0ull;
-
-template <class S>
-__device__ __forceinline__ void store_row(u8* page, u32 slot, const u8* row, u32 lane) {
-    u8* const payload = S::payload(page, slot);
-    u8* const scales = S::scale(page, slot);
-#pragma unroll
-    for (u32 first = 0; first < D; first += 4 * WARP) {
-        const u32 channel = first + 4 * lane;
-        // Whole warps encode, since lanes that share a scale exchange their largest values.
-        const float4 v = channel < D ? Io::load_4(row, nullptr, channel)
-                                     : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-        if constexpr (S::SCALED) {
-            S::store_4(payload, scales, channel, v);
-        } else if (channel < D) {
-            S::store_4(payload, scales, channel, v);
-        }
-    }
-}
 
 }  // namespace
 

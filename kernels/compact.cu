@@ -6,11 +6,13 @@
 //             move
 //   moves     (from, to) slots of the head; no slot is an end twice, no source is a destination
 //   counts    [grid.y]: the head's moves (headwise_select writes them)
+//   scores, positions  by page, `stride` apart: see score.cuh. They move with their slots; either may
+//             be null and is then left out
 //
 // Grid: x = any number of blocks, y = heads. Block: headwise_compact_threads threads, no dynamic
 // shared memory. A warp moves one slot at a time, byte for byte: payloads in 16-byte chunks, then
 // scales.
-#include "format.cuh"
+#include "score.cuh"
 
 using namespace hw;
 
@@ -45,7 +47,8 @@ extern "C" __device__ const u32 headwise_compact_shared = 0;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     headwise_compact(u8* pages, const u32* __restrict__ page_ids, const Head* __restrict__ heads,
-                     const uint2* __restrict__ moves, const u32* __restrict__ counts) {
+                     const uint2* __restrict__ moves, const u32* __restrict__ counts,
+                     u16* scores, u32* positions, u32 stride) {
     const Head head = heads[blockIdx.y];
     const u32 lane = threadIdx.x % WARP;
     const u32 warps = gridDim.x * (THREADS / WARP);
@@ -57,5 +60,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         u8* const to = page_at(pages, page_ids[head.written_pages + move.y / PAGE_SLOTS]);
         move_slot<Keys>(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
         move_slot<Values>(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
+        if (lane == 0 && (scores || positions)) {
+            const u64 source = datum_of(page_ids, head.read_pages, move.x, stride);
+            const u64 target = datum_of(page_ids, head.written_pages, move.y, stride);
+            if (scores) scores[target] = scores[source];
+            if (positions) positions[target] = positions[source];
+        }
     }
 }

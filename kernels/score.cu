@@ -6,17 +6,6 @@
 //   items         [grid.x]: ranges of tables, see Item; grid.y = GROUP
 //   sums          [slots, GROUP] f32
 //   Block: headwise_score_threads threads, headwise_score_shared bytes of dynamic shared memory.
-//
-// headwise_score_pool: the maximum of seven neighbours per query head, the sum over the group,
-// rounded to the 16 bits of a score at rest.
-//   heads         [grid.y]: a table's first slot in sums, order and scores, and its slots
-//   order         the slots of each table by position; null when they are in that order already
-//   Grid: x = any number of blocks. Block: headwise_score_threads threads, no shared memory.
-//
-// headwise_score_step: Σ over the group of p², from the logits of a decode step.
-//   heads         [grid.y]: as above, and the first of the GROUP rows in lse
-//   logits        [slots, GROUP] as headwise_decode writes them; increments [slots] f32
-//   Grid and block: as headwise_score_pool.
 #include "attend.cuh"
 #include "work.cuh"
 
@@ -35,13 +24,6 @@ struct __align__(8) Item {
     u32 reserved;
 };
 
-struct Head {
-    u32 first;
-    u32 slots;
-    u32 row;
-};
-
-constexpr u32 POOL = 7;
 using Attend = Attention<false, 2>;
 constexpr u32 STAGES = 2;
 __device__ constexpr u32 shared_bytes(u32 warps) {
@@ -51,16 +33,6 @@ constexpr u32 WARPS = shared_bytes(4) <= SHARED_BUDGET ? 4 : shared_bytes(2) <= 
 constexpr u32 THREADS = WARPS * WARP;
 constexpr u32 SHARED = shared_bytes(WARPS);
 static_assert(SHARED <= SHARED_BUDGET, "fits in shared memory");
-
-// Rounds to nearest even: 6 bits of exponent from 2^-47 on, 10 of mantissa, then steps of 2^-57.
-__device__ __forceinline__ u16 quantize(float v) {
-    if (v == infinity()) return 0xffff;
-    const u32 bits = __float_as_uint(v) - ((127u - 48u) << 23);
-    const u32 code = v < __uint_as_float((127u - 47u) << 23)
-                         ? static_cast<u32>(__float2int_rn(v * __uint_as_float((127u + 57u) << 23)))
-                         : (bits + 0xfffu + (bits >> 13 & 1u)) >> 13;
-    return static_cast<u16>(min(code, 0xfffeu));
-}
 
 }  // namespace
 
@@ -150,44 +122,5 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             __syncwarp();
         }
         copy_async_wait<0>();
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    headwise_score_pool(const Head* __restrict__ heads, const float* __restrict__ sums,
-                        const u32* __restrict__ order, u16* __restrict__ scores) {
-    const Head head = heads[blockIdx.y];
-    const auto slot_at = [&](u32 rank) { return order ? order[head.first + rank] : rank; };
-    for (u32 rank = blockIdx.x * THREADS + threadIdx.x; rank < head.slots;
-         rank += gridDim.x * THREADS) {
-        const u32 begin = rank < POOL / 2 ? 0 : rank - POOL / 2;
-        const u32 end = min(rank + POOL / 2 + 1, head.slots);
-        float most[GROUP];
-#pragma unroll
-        for (u32 g = 0; g < GROUP; ++g) most[g] = 0.0f;
-        for (u32 near = begin; near < end; ++near) {
-            const float* const row = sums + static_cast<u64>(head.first + slot_at(near)) * GROUP;
-#pragma unroll
-            for (u32 g = 0; g < GROUP; ++g) most[g] = fmaxf(most[g], row[g]);
-        }
-        float sum = 0.0f;
-#pragma unroll
-        for (u32 g = 0; g < GROUP; ++g) sum += most[g];
-        scores[head.first + slot_at(rank)] = quantize(sum);
-    }
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    headwise_score_step(const Head* __restrict__ heads, const float* __restrict__ logits,
-                        const float* __restrict__ lse, float* __restrict__ increments) {
-    const Head head = heads[blockIdx.y];
-    for (u32 slot = blockIdx.x * THREADS + threadIdx.x; slot < head.slots;
-         slot += gridDim.x * THREADS) {
-        const float* const row = logits + static_cast<u64>(head.first + slot) * GROUP;
-        float sum = 0.0f;
-#pragma unroll
-        for (u32 g = 0; g < GROUP; ++g)
-            sum += exp2_fast(2.0f * (row[g] - lse[head.row + g] * LOG2_E));
-        increments[head.first + slot] = sum;
     }
 }

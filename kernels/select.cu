@@ -2,8 +2,9 @@
 // slots, equal scores by position, the lowest first.
 //
 //   heads      [grid.x]: see Head
-//   scores     16-bit scores, whose bit patterns sort like their values
-//   positions  of the same slots; null when slot i is position i
+//   page_ids   [..]: page ids
+//   scores     by page, `stride` apart (see score.cuh): bit patterns that sort like their values
+//   positions  likewise; null when slot i is position i
 //   moves      (from, to) slots of the head, both ascending: survivors behind the head's new end,
 //              and victims before it
 //   counts     [grid.x]: how many
@@ -12,14 +13,15 @@
 //
 // A radix selection over (score, position): 256 bins a pass, six passes at most, no sort and no
 // temporary memory. A head must have at least `dying` evictable slots.
-#include "intrin.cuh"
+#include "scan.cuh"
+#include "score.cuh"
 
 using namespace hw;
 
 namespace {
 
 struct Head {
-    u32 first;        // index of its slot 0 in scores and positions
+    u32 pages;        // index in the page ids of its first page
     u32 slots;        // slots in use
     u32 begin, end;   // positions that may die
     u32 dying;        // slots to give up
@@ -33,34 +35,15 @@ static_assert(BINS == THREADS, "a thread a bin");
 // 16 bits of score above 32 bits of position.
 constexpr u32 KEY_BITS = 48;
 
-// The sum of `v` over the threads before this one.
-__device__ __forceinline__ u32 exclusive_sum(u32 v, u32* warp_sums) {
-    const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    u32 sum = v;
-#pragma unroll
-    for (u32 d = 1; d < WARP; d *= 2) {
-        const u32 before = __shfl_up_sync(ALL, sum, d);
-        if (lane >= d) sum += before;
-    }
-    if (lane == WARP - 1) warp_sums[warp] = sum;
-    __syncthreads();
-    u32 base = 0;
-#pragma unroll
-    for (u32 w = 0; w < WARPS; ++w)
-        if (w < warp) base += warp_sums[w];
-    __syncthreads();
-    return base + sum - v;
-}
-
 }  // namespace
 
 extern "C" __device__ const u32 headwise_select_threads = THREADS;
 extern "C" __device__ const u32 headwise_select_shared = 0;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    headwise_select(const Head* __restrict__ heads, const u16* __restrict__ scores,
-                    const u32* __restrict__ positions, uint2* __restrict__ moves,
-                    u32* __restrict__ counts) {
+    headwise_select(const Head* __restrict__ heads, const u32* __restrict__ page_ids,
+                    const u16* __restrict__ scores, const u32* __restrict__ positions,
+                    uint2* __restrict__ moves, u32* __restrict__ counts, u32 stride) {
     __shared__ u32 bins[WARPS][BINS];
     __shared__ u32 warp_sums[WARPS];
     __shared__ u32 found_bin, found_before, found_count;
@@ -71,11 +54,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (threadIdx.x == 0) counts[blockIdx.x] = 0;
         return;
     }
-    const auto position_of = [&](u32 slot) {
-        return positions ? positions[head.first + slot] : slot;
-    };
+    const auto datum = [&](u32 slot) { return datum_of(page_ids, head.pages, slot, stride); };
+    const auto position_of = [&](u32 slot) { return positions ? positions[datum(slot)] : slot; };
     const auto key_of = [&](u32 slot, u32 position) {
-        return static_cast<u64>(scores[head.first + slot]) << 32 | position;
+        return static_cast<u64>(scores[datum(slot)]) << 32 | position;
     };
     const auto evictable = [&](u32 position) {
         return position >= head.begin && position < head.end;
@@ -101,7 +83,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         u32 count = 0;
 #pragma unroll
         for (u32 w = 0; w < WARPS; ++w) count += bins[w][threadIdx.x];
-        const u32 before = exclusive_sum(count, warp_sums);
+        const u32 before = exclusive_sum<WARPS>(count, warp_sums);
         if (before < left && left <= before + count) {
             found_bin = threadIdx.x;
             found_before = before;

@@ -23,7 +23,11 @@ mod kernels_vm {
     mod eviction;
     mod faults;
     mod harness;
+    mod paged;
     mod prefill;
+    mod scores;
+    #[cfg(unix)]
+    mod serving;
     mod slots;
     #[cfg(unix)]
     mod whole;

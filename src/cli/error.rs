@@ -7,6 +7,7 @@ use thiserror::Error;
 #[cfg(feature = "cuda")]
 use crate::cuda::{
     CudaError, bench::BenchError, nvrtc::ObtainError, report::ReportError as KernelsReportError,
+    serving::ServingError,
 };
 use crate::{
     cache::CacheError,
@@ -51,6 +52,9 @@ pub(super) enum CliError {
     #[cfg(feature = "cuda")]
     #[error("the device's results are wrong; see the checks above")]
     WrongResults,
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Serving(#[from] ServingError),
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]

@@ -6,6 +6,8 @@
 mod args;
 #[cfg(feature = "cuda")]
 mod bench_gpu;
+#[cfg(feature = "cuda")]
+mod bench_serving;
 mod demo;
 mod error;
 mod eval;
@@ -43,6 +45,9 @@ enum Command {
     /// Check the CUDA kernels on a device, then measure each next to a plain copy.
     #[cfg(feature = "cuda")]
     BenchGpu(bench_gpu::BenchGpu),
+    /// Measure decode throughput by compression rate on a CUDA device.
+    #[cfg(feature = "cuda")]
+    BenchServing(bench_serving::BenchServing),
     /// Fetch an artefact into the cache folder and verify its checksum.
     Fetch(fetch::Fetch),
 }
@@ -57,6 +62,8 @@ pub fn run() -> ExitCode {
         Command::Kernels(kernels) => kernels.run(),
         #[cfg(feature = "cuda")]
         Command::BenchGpu(bench) => bench.run(),
+        #[cfg(feature = "cuda")]
+        Command::BenchServing(bench) => bench.run(),
         Command::Fetch(fetch) => fetch.run(),
     };
     match result {

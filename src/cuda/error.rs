@@ -74,6 +74,32 @@ pub enum CudaError {
         /// What the compiler said.
         log: String,
     },
+    /// No cuBLAS library in any place.
+    #[error(
+        "no cuBLAS library found, tried {tried}; set HEADWISE_CUBLAS to the folder that holds it"
+    )]
+    CublasMissing {
+        /// The files and names tried, separated by commas.
+        tried: String,
+    },
+    /// A file that was meant to be cuBLAS and is not usable.
+    #[error("cannot use {path} as cuBLAS: {reason}", path = path.display())]
+    CublasUnusable {
+        /// The file.
+        path: PathBuf,
+        /// What the system's loader said.
+        reason: String,
+    },
+    /// A call into cuBLAS failed.
+    #[error("{call} failed with code {code}: {text}")]
+    Cublas {
+        /// The function.
+        call: &'static str,
+        /// Its result, a `cublasStatus_t`.
+        code: i32,
+        /// cuBLAS' name of the code.
+        text: String,
+    },
     /// No driver library.
     #[error("no CUDA driver library found; this machine has no NVIDIA driver")]
     DriverMissing,

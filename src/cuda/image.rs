@@ -47,6 +47,8 @@ pub struct MirrorImage {
     free: Vec<Vec<u32>>,
     /// Words after this one were never given out.
     top: u32,
+    /// Page ids of all tables together.
+    used: usize,
     dirty: DirtyRanges,
 }
 
@@ -69,6 +71,7 @@ impl MirrorImage {
             tables: vec![Room::default(); tables],
             free: vec![Vec::new(); 33],
             top: 0,
+            used: 0,
             dirty: DirtyRanges::default(),
         }
     }
@@ -102,9 +105,7 @@ impl MirrorImage {
     pub fn set(&mut self, table: usize, pages: &[u32]) -> Result<(), MirrorError> {
         let room = self.room(table)?;
         let capacity = self.words.len();
-        let others: usize = self.tables.iter().map(|r| r.extent.pages as usize).sum::<usize>()
-            - room.extent.pages as usize;
-        let needed = others + pages.len();
+        let needed = self.used - room.extent.pages as usize + pages.len();
         if needed > capacity {
             return Err(MirrorError::Full { needed, capacity });
         }
@@ -125,6 +126,7 @@ impl MirrorImage {
         };
         self.write(offset, pages);
         self.tables[table].extent = Extent { offset, pages: pages.len() as u32 };
+        self.used = needed;
         Ok(())
     }
 
@@ -137,6 +139,7 @@ impl MirrorImage {
 
     fn release(&mut self, table: usize) {
         let room = std::mem::take(&mut self.tables[table]);
+        self.used -= room.extent.pages as usize;
         if let Some(class) = room.class {
             self.free[class as usize].push(room.extent.offset);
         }
@@ -201,6 +204,7 @@ impl MirrorImage {
                 Room { extent: Extent { offset, pages: ids.len() as u32 }, class: Some(class) };
             self.write(offset, ids);
         }
+        self.used += pages.len();
         Ok(())
     }
 }

@@ -9,10 +9,13 @@ use super::nvrtc::Source;
 use crate::format::{PageLayout, Region, SlotFormat};
 
 /// What the kernels include.
-const HEADERS: &[(&str, &str)] = &[
+pub(super) const HEADERS: &[(&str, &str)] = &[
+    ("append.cuh", include_str!("../../kernels/append.cuh")),
     ("attend.cuh", include_str!("../../kernels/attend.cuh")),
     ("format.cuh", include_str!("../../kernels/format.cuh")),
     ("intrin.cuh", include_str!("../../kernels/intrin.cuh")),
+    ("scan.cuh", include_str!("../../kernels/scan.cuh")),
+    ("score.cuh", include_str!("../../kernels/score.cuh")),
     ("work.cuh", include_str!("../../kernels/work.cuh")),
 ];
 
@@ -74,14 +77,22 @@ macro_rules! kernel_files {
 kernel_files! {
     /// Encodes new rows into pages.
     Append = "append",
+    /// Encodes a decode step's rows where its work items end, and counts them.
+    AppendStep = "append_step",
     /// Attention of one query token per sequence.
     Decode = "decode",
     /// Joins the partial results of cut heads.
     Merge = "merge",
     /// Attention of a chunk of query tokens.
     Prefill = "prefill",
-    /// Scores of slots for eviction.
+    /// Squared attention probabilities of the newest queries, per slot and query head.
     Score = "score",
+    /// Scores at rest from those.
+    ScorePool = "score_pool",
+    /// What a decode step adds to the scores at rest.
+    ScoreStep = "score_step",
+    /// What the pages that a head could give up cost.
+    Price = "price",
     /// Which slots die, and the moves that close the gaps.
     Select = "select",
     /// Moves slots.

@@ -10,7 +10,7 @@ use super::{
     cache::KernelCache,
     driver::{Argument, Context, Kernel, Launch, Module, Stream},
     kernels::{KernelFile, Specialisation},
-    nvrtc::Nvrtc,
+    nvrtc::{Nvrtc, Source},
 };
 
 /// A kernel on its device, with the launch it was made for.
@@ -100,12 +100,7 @@ impl Kernels {
         }
         // Not under the lock: other threads compile other kernels meanwhile. Two that want the same one
         // both make it, and the first is kept.
-        let (source, arch) = (file.source(), self.context.info().arch);
-        let compiled = match &self.cache {
-            Some(cache) => cache.ptx(&self.nvrtc, &source, &key.1, arch)?.0,
-            None => self.nvrtc.compile(&source, &key.1, arch)?,
-        };
-        let module = Module::new(&self.context, &compiled.ptx)?;
+        let module = self.module(&file.source(), &key.1)?;
         let threads: u32 = module.global(file.threads_constant(), stream)?;
         let shared: u32 = module.global(file.shared_constant(), stream)?;
         let kernel = module.kernel(file.entry(), shared)?;
@@ -125,5 +120,19 @@ impl Kernels {
         wanted.par_iter().try_for_each(|(file, specialisation)| {
             self.get(*file, specialisation, stream).map(drop)
         })
+    }
+
+    /// Compiles and loads a source, or takes it from the cache on disk.
+    pub(super) fn module(
+        &self,
+        source: &Source<'_>,
+        options: &[String],
+    ) -> Result<Module, CudaError> {
+        let arch = self.context.info().arch;
+        let compiled = match &self.cache {
+            Some(cache) => cache.ptx(&self.nvrtc, source, options, arch)?.0,
+            None => self.nvrtc.compile(source, options, arch)?,
+        };
+        Module::new(&self.context, &compiled.ptx)
     }
 }

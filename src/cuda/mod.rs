@@ -15,7 +15,9 @@
 //! | [`attention`] | attention over the pages of a device |
 //! | [`bench`] | how fast the kernels are beside a plain copy |
 //! | [`verify`] | whether what a device computes is right |
+//! | [`eviction`] | scores at rest, victims and moves on a device |
 //! | [`report`] | what each kernel costs on an architecture |
+//! | [`serving`] | what compression is worth to a server |
 //! | [`CsrTables`] | page tables for stock kernels |
 
 mod arch;
@@ -27,7 +29,9 @@ pub mod device;
 mod dirty;
 pub mod driver;
 mod error;
+pub mod eviction;
 mod fence;
+mod growing;
 mod image;
 pub mod kernels;
 mod loader;
@@ -35,6 +39,7 @@ mod mirror;
 mod moves;
 pub mod nvrtc;
 pub mod report;
+pub mod serving;
 mod staging;
 mod store;
 pub mod verify;

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use bytemuck::{Pod, Zeroable};
-
 use super::{
     CudaError, Kernels, Staging,
     driver::{Argument, DeviceBuffer, Stream},
+    eviction::CompactHead,
     kernels::{KernelFile, Specialisation},
 };
 use crate::{
@@ -19,18 +18,6 @@ use crate::{
 const ALIGN: usize = 16;
 /// The smallest memory for lists, in bytes.
 const SMALLEST: usize = 4096;
-
-/// A head table, as `headwise_compact` reads it.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Pod, Zeroable)]
-pub(super) struct CompactHead {
-    /// Index of its first page in the page ids, as its slots are read.
-    pub read_pages: u32,
-    /// The same, as they are written.
-    pub written_pages: u32,
-    /// Index of its first move.
-    pub first_move: u32,
-}
 
 /// The kernels and the memory for their lists.
 #[derive(Debug)]
@@ -66,7 +53,11 @@ impl Mover {
             bytemuck::bytes_of(&count),
         ];
         let [moves, page_ids, heads, counts] = self.upload(parts, staging, stream)?;
-        let arguments = [pages, page_ids, heads, moves, counts].map(Argument::U64);
+        // A store has bytes; scores and positions are their owner's to move.
+        let [scores, positions, stride] = [Argument::U64(0), Argument::U64(0), Argument::U32(0)];
+        let [pages, page_ids, heads, moves, counts] =
+            [pages, page_ids, heads, moves, counts].map(Argument::U64);
+        let arguments = [pages, page_ids, heads, moves, counts, scores, positions, stride];
         let grid = [self.blocks(count, kernel.threads()), 1, 1];
         // SAFETY: the arguments are those of `headwise_compact`: one head, its pages, its moves. The
         // caller checked every slot against the table and every page against the arena.

@@ -15,6 +15,7 @@ const ALIGN: usize = 16;
 /// next slot.
 #[derive(Debug)]
 pub struct Staging {
+    context: Context,
     slots: Vec<Slot>,
     bytes: usize,
     next: usize,
@@ -47,7 +48,12 @@ impl Staging {
             Ok(Slot { memory, done: Event::new(context)?, busy: false })
         };
         let slots = (0..slots.max(2)).map(slot).collect::<Result<_, _>>()?;
-        Ok(Self { slots, bytes, next: 0 })
+        Ok(Self { context: context.clone(), slots, bytes, next: 0 })
+    }
+
+    /// The context that it copies in.
+    pub fn context(&self) -> &Context {
+        &self.context
     }
 
     /// Queues copies of `pieces` to the bytes of `to` they name. The pieces may be reused when the

@@ -54,6 +54,11 @@ impl Kept {
         (Self { keys, ends }, source.histogram)
     }
 
+    /// Costs from elsewhere: those of head `i` end at `ends[i]`.
+    pub fn of(keys: Vec<CostKey>, ends: Vec<usize>) -> Self {
+        Self { keys, ends }
+    }
+
     /// Bytes that [`Kept`] takes for so many pages and heads.
     pub fn bytes_for(pages: usize, heads: usize) -> usize {
         pages * size_of::<CostKey>() + heads * size_of::<usize>()

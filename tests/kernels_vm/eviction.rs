@@ -2,14 +2,14 @@
 
 use headwise::{
     cuda::kernels::KernelFile,
-    evict::Score,
     format::{PageFormat, SlotFormat},
 };
 
 use super::{
     harness::{Random, arch, floats, integers, kernel, nvrtc, spec, words},
+    paged::Paged,
     prefill::Chunk,
-    world::{Free, World, error},
+    world::{Free, World},
 };
 use crate::ptxvm::{Arg, DevicePtr, Machine};
 
@@ -62,27 +62,28 @@ fn select_agrees_with_a_sort() {
                 dying,
             });
         }
-        let (mut heads, mut scores, mut positions) = (Vec::new(), Vec::new(), Vec::new());
-        for case in &cases {
-            let first = scores.len() as u32;
+        let lengths: Vec<usize> = cases.iter().map(|case| case.scores.len()).collect();
+        let paged = Paged::new(&lengths, spec.layout.slots, 3);
+        let (mut heads, mut slots) = (Vec::new(), 0);
+        for (index, case) in cases.iter().enumerate() {
             let Case { evictable, dying, .. } = case;
-            heads.extend([first, case.scores.len() as u32, evictable.start, evictable.end]);
-            heads.extend([*dying as u32, first]);
-            scores.extend(&case.scores);
-            positions.extend(case.positions.iter().flatten());
+            heads.extend([paged.starts[index], case.scores.len() as u32]);
+            heads.extend([evictable.start, evictable.end, *dying as u32, slots as u32]);
+            slots += case.scores.len();
         }
         let mut vm = Machine::new(2);
-        let scores: Vec<u8> = scores.iter().flat_map(|s: &u16| s.to_le_bytes()).collect();
-        let moves = vm.alloc_uninit("moves", 4 * scores.len());
+        let scores = paged.store(cases.iter().map(|case| &case.scores[..]));
+        let positions = cases.iter().filter_map(|case| case.positions.as_deref());
+        let positions = shuffled.then(|| paged.store(positions));
+        let moves = vm.alloc_uninit("moves", 8 * slots);
         let counts = vm.alloc_uninit("counts", 4 * cases.len());
         let heads = vm.alloc_read_only("heads", &words(heads));
-        let scores = vm.alloc_read_only("scores", &scores);
-        let positions = if shuffled {
-            vm.alloc_read_only("positions", &words(positions))
-        } else {
-            DevicePtr(0)
-        };
-        let args = [heads, scores, positions, moves, counts].map(Arg::ptr);
+        let ids = vm.alloc_read_only("page ids", &words(paged.ids.iter().copied()));
+        let scores = scores.upload(&mut vm, "scores");
+        let positions = positions.map_or(DevicePtr(0), |p| p.upload(&mut vm, "positions"));
+        let mut args: Vec<Arg> =
+            [heads, ids, scores, positions, moves, counts].map(Arg::ptr).to_vec();
+        args.push(Arg::u32(paged.stride as u32));
         select.run(&mut vm, [cases.len() as u32, 1, 1], &args).unwrap();
         let counts = integers(vm.read(counts).unwrap());
         let moves = integers(vm.read_partial(moves).unwrap());
@@ -165,93 +166,5 @@ fn window_scores_replay_attention() {
                 assert!((got - want).abs() <= 5e-4 * want + 1e-12, "slot {slot}: {got:e} {want:e}");
             }
         }
-    }
-}
-
-#[test]
-fn pooled_scores_are_the_hosts_sixteen_bits() {
-    let Some(nvrtc) = nvrtc() else { return };
-    let group = 4;
-    let spec = spec(PageFormat::both(SlotFormat::F16), 64, group, 16);
-    let score = kernel(nvrtc, KernelFile::Score, &spec, arch("sm_90"));
-    let lengths = [1, 3, 200, 0, 41];
-    let slots: usize = lengths.iter().sum();
-    let mut random = Random(8);
-    // Over the whole range of a score: subnormal ones, ordinary ones, too large ones, infinity.
-    let mut sums: Vec<f32> =
-        (0..slots * group).map(|_| (random.float() * 55.0).exp2() * random.float().abs()).collect();
-    sums[9 * group] = f32::INFINITY;
-    let mut order = Vec::new();
-    for &slots in &lengths {
-        let mut of_head: Vec<u32> = (0..slots as u32).collect();
-        for i in (1..slots).rev() {
-            of_head.swap(i, random.below(i + 1));
-        }
-        order.extend(of_head);
-    }
-    for ordered in [false, true] {
-        let mut vm = Machine::new(9);
-        let mut first = 0;
-        let heads: Vec<u32> = lengths
-            .iter()
-            .flat_map(|&slots| {
-                first += slots as u32;
-                [first - slots as u32, slots as u32, 0]
-            })
-            .collect();
-        let heads = vm.alloc_read_only("heads", &words(heads));
-        let raw = vm.alloc_read_only("sums", &words(sums.iter().map(|v| v.to_bits())));
-        let list = vm.alloc_read_only("order", &words(order.iter().copied()));
-        let out = vm.alloc_uninit("scores", 2 * slots);
-        let list = if ordered { list } else { DevicePtr(0) };
-        let args = [heads, raw, list, out].map(Arg::ptr);
-        score.run_entry("headwise_score_pool", &mut vm, [1, 5, 1], &args).unwrap();
-        let got = vm.read(out).unwrap();
-        let mut first = 0;
-        for &slots in &lengths {
-            let slot_at = |rank: usize| if ordered { order[first + rank] as usize } else { rank };
-            for rank in 0..slots {
-                let near = rank.saturating_sub(3)..(rank + 4).min(slots);
-                let pooled = (0..group).map(|g| {
-                    let value = |r| sums[(first + slot_at(r)) * group + g];
-                    near.clone().map(value).fold(0.0, f32::max)
-                });
-                let want = Score::try_from(pooled.fold(0.0, |sum, v| sum + v)).unwrap();
-                let at = 2 * (first + slot_at(rank));
-                let got = u16::from_le_bytes([got[at], got[at + 1]]);
-                assert_eq!(got, want.to_bits(), "rank {rank}");
-            }
-            first += slots;
-        }
-    }
-}
-
-#[test]
-fn decode_increments_are_squared_probabilities() {
-    let Some(nvrtc) = nvrtc() else { return };
-    let group = 3;
-    let spec = spec(PageFormat::both(SlotFormat::F16), 64, group, 16);
-    let score = kernel(nvrtc, KernelFile::Score, &spec, arch("sm_90"));
-    let mut random = Random(14);
-    let lengths = [40, 0, 3];
-    let slots = 43;
-    let logits = random.floats(slots * group, 5.0);
-    let lse = random.floats(lengths.len() * group, 1.0);
-    let mut vm = Machine::new(15);
-    let heads = vm.alloc_read_only("heads", &words([0, 40, 0, 40, 0, 3, 40, 3, 6]));
-    let raw = vm.alloc_read_only("logits", &words(logits.iter().map(|v| v.to_bits())));
-    let log_sums = vm.alloc_read_only("lse", &words(lse.iter().map(|v| v.to_bits())));
-    let out = vm.alloc_uninit("increments", 4 * slots);
-    let args = [heads, raw, log_sums, out].map(Arg::ptr);
-    score.run_entry("headwise_score_step", &mut vm, [1, 3, 1], &args).unwrap();
-    let got = floats(vm.read(out).unwrap());
-    for slot in 0..slots {
-        let row = if slot < 40 { 0 } else { 6 };
-        let p = |g: usize| {
-            let log = f64::from(logits[slot * group + g]);
-            (2.0 * (log - f64::from(lse[row + g]) * std::f64::consts::LOG2_E)).exp2()
-        };
-        let want: f64 = (0..group).map(p).sum();
-        assert!(error(&got[slot..=slot], &[want]) < 1e-5, "slot {slot}");
     }
 }

@@ -121,17 +121,6 @@ impl Kernel {
         let block = [self.threads, 1, 1];
         vm.launch(&self.module, self.entry, grid, block, self.shared, args)
     }
-
-    /// Runs another kernel of the same file, one without dynamic shared memory.
-    pub fn run_entry(
-        &self,
-        entry: &str,
-        vm: &mut Machine,
-        grid: [u32; 3],
-        args: &[Arg],
-    ) -> Result<Stats, Error> {
-        vm.launch(&self.module, entry, grid, [self.threads, 1, 1], 0, args)
-    }
 }
 
 /// The little-endian bytes of 32-bit words.

@@ -7,6 +7,7 @@ use headwise::{
 
 use super::{
     harness::{FORMATS, Random, arch, floats, kernel, nvrtc, spec, words},
+    paged::Paged,
     world::{Free, World, encode, slot_ranges},
 };
 use crate::ptxvm::{Arg, DevicePtr, Machine};
@@ -161,9 +162,25 @@ fn compact_moves_every_byte_of_a_slot() {
             let pairs = vm.alloc_read_only("moves", &words(pairs));
             let counts = moves.map(|moves| moves.len() as u32);
             let counts = vm.alloc_read_only("counts", &words(counts));
-            let args = [pages, ids, heads, pairs, counts].map(Arg::ptr);
+            // Scores and positions move along: a score of each slot, and no positions.
+            let paged = Paged::of(&world);
+            let scores: Vec<Vec<u16>> =
+                [20, 13].map(|slots| (0..slots).map(|i| 1000 * slots + i).collect()).to_vec();
+            let data = paged.store(scores.iter().map(Vec::as_slice)).upload(&mut vm, "scores");
+            let mut args: Vec<Arg> =
+                [pages, ids, heads, pairs, counts, data, DevicePtr(0)].map(Arg::ptr).to_vec();
+            args.push(Arg::u32(paged.stride as u32));
             compact.run(&mut vm, [1, 2, 1], &args).unwrap();
 
+            let got = vm.read_partial(data).unwrap();
+            for (table, scores) in scores.iter().enumerate() {
+                for (slot, &score) in scores.iter().enumerate() {
+                    let moved = moves[table].iter().find(|&&(_, to)| to == slot);
+                    let want = moved.map_or(score, |&(from, _)| scores[from]);
+                    let at = 2 * paged.at(table, slot);
+                    assert_eq!(u16::from_le_bytes([got[at], got[at + 1]]), want, "slot {slot}");
+                }
+            }
             let mut want = world.arena.clone();
             let layout = &world.layout;
             for (head, moves) in world.heads.iter().zip(moves) {

@@ -89,7 +89,7 @@ fn run(launch: &Launch<'_>) -> Result<(), String> {
 }
 
 /// A device that runs PTX; `None`, loudly, where there is no C compiler or no NVRTC.
-fn device(arch: c_int, test: impl FnOnce(&Fake, &Context, &Arc<Kernels>)) {
+pub fn device(arch: c_int, test: impl FnOnce(&Fake, &Context, &Arc<Kernels>)) {
     let Some(fake) = Fake::new() else { return };
     fake.set("arch", arch);
     let Some(nvrtc) = nvrtc() else { return };

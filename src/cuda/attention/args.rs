@@ -78,21 +78,22 @@ pub struct ScoreItem {
     pub reserved: u32,
 }
 
+/// The 32-bit fields of a struct in a kernel's source, in order.
+#[cfg(test)]
+pub(in crate::cuda) fn fields(source: &str, name: &str) -> Vec<String> {
+    let start = source.find(&format!("{name} {{")).unwrap_or_else(|| panic!("{name}"));
+    let body = source[start..].split_once('{').unwrap().1.split_once('}').unwrap().0;
+    body.lines()
+        .filter_map(|line| line.trim().strip_prefix("u32 "))
+        .flat_map(|line| line.split_once(';').unwrap().0.split(','))
+        .map(|field| field.trim().to_owned())
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::cuda::kernels::KernelFile;
-
-    /// The 32-bit fields of a struct in a kernel's source, in order.
-    fn fields(source: &str, name: &str) -> Vec<String> {
-        let start = source.find(&format!("{name} {{")).unwrap_or_else(|| panic!("{name}"));
-        let body = source[start..].split_once('{').unwrap().1.split_once('}').unwrap().0;
-        body.lines()
-            .filter_map(|line| line.trim().strip_prefix("u32 "))
-            .flat_map(|line| line.split_once(';').unwrap().0.split(','))
-            .map(|field| field.trim().to_owned())
-            .collect()
-    }
 
     #[test]
     fn structs_are_those_of_the_kernels() {

@@ -44,6 +44,8 @@ pub struct DecodePlan {
     pub merges: Vec<MergeItem>,
     /// Partial results that the items write.
     pub partials: u32,
+    /// The item that holds the end of each head, in the order of the heads: where it grows.
+    pub ends: Vec<u32>,
 }
 
 impl DecodePlan {
@@ -73,6 +75,14 @@ impl DecodePlan {
                 reserved: 0,
             }
         };
+        let mut ends = vec![0; heads.len()];
+        let mut last = vec![0; heads.len()];
+        for (item, range) in (0..).zip(&plan.ranges) {
+            let head = range.head as usize;
+            if range.first_page >= last[head] {
+                (last[head], ends[head]) = (range.first_page, item);
+            }
+        }
         let merge = |merge: &crate::cuda::work::WorkMerge| {
             let query = heads[merge.head as usize].query;
             MergeItem { query, first: merge.first, count: merge.count }
@@ -82,6 +92,7 @@ impl DecodePlan {
             merges: plan.merges.iter().map(merge).collect(),
             lists: plan.lists,
             partials: plan.partials,
+            ends,
         }
     }
 }
@@ -164,6 +175,17 @@ impl Decoder {
         self.most_heads
     }
 
+    /// Blocks of the decode launch: what a [`DecodePlan`] is divided over.
+    pub fn blocks(&self) -> u32 {
+        self.blocks
+    }
+
+    /// Where the items are on the device, for [`StepAppender`](super::StepAppender) to count; it never
+    /// changes.
+    pub fn items(&self) -> u64 {
+        self.items.address()
+    }
+
     /// Blocks of the merge's launch, which a captured graph has fixed. Never falls.
     pub fn merge_blocks(&self) -> u32 {
         self.merge_blocks
@@ -179,11 +201,24 @@ impl Decoder {
         staging: &mut Staging,
         stream: &Stream,
     ) -> Result<(), CudaError> {
-        if heads.len() > self.most_heads {
-            let (heads, most) = (heads.len(), self.most_heads);
+        let plan = DecodePlan::new(heads, &self.specialisation, self.blocks);
+        self.upload(plan, staging, stream)
+    }
+
+    /// Queues the copy of a plan that was made for this decoder's [`blocks`](Self::blocks).
+    ///
+    /// # Errors
+    /// [`CudaError::TooManyHeads`] for a plan of more heads than the decoder was made for.
+    pub fn upload(
+        &mut self,
+        mut plan: DecodePlan,
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        if plan.ends.len() > self.most_heads {
+            let (heads, most) = (plan.ends.len(), self.most_heads);
             return Err(CudaError::TooManyHeads { heads, most });
         }
-        let mut plan = DecodePlan::new(heads, &self.specialisation, self.blocks);
         let needed = match plan.merges.len() {
             0 => 0,
             merges => merges.next_power_of_two() as u32,
@@ -263,10 +298,11 @@ mod tests {
             }).collect();
             let plan = DecodePlan::new(&heads, &specialisation, blocks);
             prop_assert_eq!(plan.lists.len(), blocks as usize + 1);
-            for head in &heads {
+            for (index, head) in heads.iter().enumerate() {
                 let mut items: Vec<&WorkItem> =
                     plan.items.iter().filter(|item| item.query == head.query).collect();
                 items.sort_by_key(|item| item.pages);
+                prop_assert_eq!(items.last(), Some(&&plan.items[plan.ends[index] as usize]));
                 let mut covered = 0;
                 for item in &items {
                     prop_assert_eq!(item.pages, head.pages + covered / page_slots);

@@ -5,12 +5,16 @@
 //! contract of [`Attention`](crate::attend::Attention) on top, with queries and results in host memory.
 
 mod append;
+mod append_step;
 mod args;
 mod decode;
 mod host;
 mod prefill;
 
 pub use append::{Appender, NO_SLOT, NewRows};
+pub use append_step::{StepAppender, StepRows};
+#[cfg(test)]
+pub(in crate::cuda) use args::fields;
 pub use args::{MergeItem, PrefillItem, ScoreItem, WorkItem};
 pub use decode::{DecodeHead, DecodePlan, Decoder, Tensors};
 pub use host::CudaAttention;

@@ -64,6 +64,11 @@ impl Context {
         Ok(calls)
     }
 
+    /// Makes the context current on this thread, for libraries that work in the current one.
+    pub fn make_current(&self) -> Result<(), CudaError> {
+        self.enter().map(drop)
+    }
+
     /// Whether both are the same context.
     pub fn same(&self, other: &Context) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)

@@ -48,6 +48,11 @@ impl Stream {
         &self.context
     }
 
+    /// The driver's handle, a `CUstream`, for libraries that queue work of their own.
+    pub fn as_raw(&self) -> *mut std::ffi::c_void {
+        self.handle.cast()
+    }
+
     /// The driver's handle.
     pub(super) fn handle(&self) -> cuda::CUstream {
         self.handle

@@ -1,0 +1,227 @@
+//! From scores to freed pages: prices, victims, moves.
+
+use std::sync::Arc;
+
+use super::{CompactHead, PriceHead, SelectHead, SlotAddresses, launches};
+use crate::{
+    base::SlotMove,
+    cuda::{
+        CudaError, Kernels, Loaded, Staging,
+        driver::{Argument, Stream},
+        growing::Growing,
+        kernels::{KernelFile, Specialisation},
+    },
+    evict::Score,
+};
+
+/// Moves that a warp makes in one launch, about.
+const MOVES_PER_WARP: u32 = 4;
+
+/// A head that gives up slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Losing {
+    /// Index in the page ids of its first page.
+    pub pages: u32,
+    /// Slots in use.
+    pub slots: u32,
+    /// First position that may die.
+    pub begin: u32,
+    /// One past the last.
+    pub end: u32,
+    /// Slots to give up, at most those that may die.
+    pub dying: u32,
+}
+
+impl Losing {
+    /// Survivors behind the new end, at most.
+    fn most_moves(&self) -> u32 {
+        self.dying.min(self.slots - self.dying)
+    }
+}
+
+/// What the pages that heads could give up cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Costs {
+    scores: Vec<u16>,
+    counts: Vec<u32>,
+    most: usize,
+}
+
+impl Costs {
+    /// The costs of a head's pages, in the order in which it would give them up: ascending. No longer
+    /// than the device was asked to list.
+    pub fn head(&self, head: usize) -> impl ExactSizeIterator<Item = Score> + '_ {
+        let start = head * self.most;
+        let codes = &self.scores[start..start + self.counts[head] as usize];
+        codes.iter().map(|&code| Score::from_bits(code))
+    }
+
+    /// How many heads there are.
+    pub fn heads(&self) -> usize {
+        self.counts.len()
+    }
+}
+
+/// Prices pages, selects victims and moves survivors, for tables of one specialisation.
+#[derive(Debug)]
+pub struct Evictor {
+    price: Arc<Loaded>,
+    select: Arc<Loaded>,
+    compact: Arc<Loaded>,
+    blocks: u32,
+    heads: Growing,
+    costs: Growing,
+    counts: Growing,
+    moves: Growing,
+    compacted: Growing,
+    /// What the last eviction was asked for.
+    last: Vec<SelectHead>,
+}
+
+impl Evictor {
+    /// Compiles the kernels.
+    pub fn new(
+        kernels: &Kernels,
+        specialisation: &Specialisation,
+        stream: &Stream,
+    ) -> Result<Self, CudaError> {
+        let get = |file| kernels.get(file, specialisation, stream);
+        let compact = get(KernelFile::Compact)?;
+        let [heads, costs, counts, moves, compacted] = Default::default();
+        Ok(Self {
+            price: get(KernelFile::Price)?,
+            select: get(KernelFile::Select)?,
+            blocks: kernels.multiprocessors() * compact.blocks_per_multiprocessor(),
+            compact,
+            heads,
+            costs,
+            counts,
+            moves,
+            compacted,
+            last: Vec::new(),
+        })
+    }
+
+    /// The costs of up to `most` pages of each head, waiting for them.
+    ///
+    /// # Safety
+    /// `page_ids` is a device address that covers what `heads` name, `data` covers its pages, and
+    /// nothing writes them meanwhile.
+    pub unsafe fn costs(
+        &mut self,
+        heads: &[PriceHead],
+        most: usize,
+        page_ids: u64,
+        data: SlotAddresses,
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<Costs, CudaError> {
+        let context = staging.context().clone();
+        let (mut scores, mut counts) = (vec![0u16; heads.len() * most], vec![0u32; heads.len()]);
+        let arguments = [
+            self.heads.upload(&context, staging, stream, heads)?,
+            page_ids,
+            data.scores,
+            data.positions,
+            self.costs.reserve(&context, size_of_val(&scores[..]))?.address(),
+            self.counts.reserve(&context, size_of_val(&counts[..]))?.address(),
+        ]
+        .map(Argument::U64);
+        let sizes = [Argument::U32(most as u32), Argument::U32(data.stride)];
+        let arguments = [&arguments[..], &sizes].concat();
+        // SAFETY: the arguments are those of `headwise_price`, with room for every head's costs; the
+        // caller vouches for the tables.
+        unsafe { self.price.launch(stream, [heads.len() as u32, 1, 1], &arguments) }?;
+        self.counts.download(staging, stream, &mut counts)?;
+        self.costs.download(staging, stream, &mut scores)?;
+        Ok(Costs { scores, counts, most })
+    }
+
+    /// Queues the selection of each head's victims and the moves of its survivors, with their scores
+    /// and positions. Afterwards all that lies behind a head's `slots - dying` is dead.
+    ///
+    /// # Safety
+    /// `arena` and `page_ids` are device addresses that cover what `heads` name, `data` covers their
+    /// pages, each head has as many slots that may die as it gives up and is named once, its pages are
+    /// shared with no other table, until the stream is done.
+    pub unsafe fn evict(
+        &mut self,
+        heads: &[Losing],
+        arena: u64,
+        page_ids: u64,
+        data: SlotAddresses,
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let context = staging.context().clone();
+        let mut moves = 0;
+        self.last.clear();
+        self.last.extend(heads.iter().map(|head| {
+            let Losing { pages, slots, begin, end, dying } = *head;
+            let first_move = moves;
+            moves += head.most_moves();
+            SelectHead { pages, slots, begin, end, dying, first_move }
+        }));
+        if heads.is_empty() {
+            return Ok(());
+        }
+        let of_head = |head: &SelectHead| CompactHead {
+            read_pages: head.pages,
+            written_pages: head.pages,
+            first_move: head.first_move,
+        };
+        let compacted: Vec<CompactHead> = self.last.iter().map(of_head).collect();
+        let heads_at = self.heads.upload(&context, staging, stream, &self.last)?;
+        let compacted_at = self.compacted.upload(&context, staging, stream, &compacted)?;
+        let moves_at =
+            self.moves.reserve(&context, moves as usize * size_of::<[u32; 2]>())?.address();
+        let counts_at = self.counts.reserve(&context, heads.len() * size_of::<u32>())?.address();
+        let addresses = [heads_at, page_ids, data.scores, data.positions, moves_at, counts_at];
+        let stride = Argument::U32(data.stride);
+        let arguments = [&addresses.map(Argument::U64)[..], &[stride]].concat();
+        // SAFETY: the arguments are those of `headwise_select`, with room for every head's moves; the
+        // caller vouches for the tables.
+        unsafe { self.select.launch(stream, [heads.len() as u32, 1, 1], &arguments) }?;
+        // Enough warps for the longest head; a grid over many heads is large anyway.
+        let longest = heads.iter().map(Losing::most_moves).max().unwrap_or(0);
+        let warps = (self.compact.threads() / 32).max(1);
+        let blocks = longest.div_ceil(warps * MOVES_PER_WARP).clamp(1, self.blocks);
+        for (first, count) in launches(heads.len() as u32) {
+            let from = |base: u64, bytes: usize| base + u64::from(first) * bytes as u64;
+            let addresses = [
+                arena,
+                page_ids,
+                from(compacted_at, size_of::<CompactHead>()),
+                moves_at,
+                from(counts_at, size_of::<u32>()),
+                data.scores,
+                data.positions,
+            ];
+            let arguments = [&addresses.map(Argument::U64)[..], &[stride]].concat();
+            // SAFETY: the arguments are those of `headwise_compact`; the moves are those selected.
+            unsafe { self.compact.launch(stream, [blocks, count, 1], &arguments) }?;
+        }
+        Ok(())
+    }
+
+    /// The moves of the last [`evict`](Self::evict), head by head, waiting for them: what the planner
+    /// needs to know where positions went.
+    pub fn moves(
+        &self,
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<Vec<Vec<SlotMove>>, CudaError> {
+        let room = |head: &SelectHead| head.dying.min(head.slots - head.dying);
+        let end = self.last.last().map_or(0, |head| head.first_move + room(head));
+        let mut counts = vec![0u32; self.last.len()];
+        let mut moves = vec![[0u32; 2]; end as usize];
+        self.counts.download(staging, stream, &mut counts)?;
+        self.moves.download(staging, stream, &mut moves)?;
+        let of_head = |(head, &count): (&SelectHead, &u32)| {
+            let first = head.first_move as usize;
+            let moves = &moves[first..first + count.min(room(head)) as usize];
+            moves.iter().map(|&[from, to]| SlotMove { from, to }).collect()
+        };
+        Ok(self.last.iter().zip(&counts).map(of_head).collect())
+    }
+}

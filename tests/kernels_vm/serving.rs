@@ -1,0 +1,478 @@
+//! The serving benchmark's decode loop on the driver in host memory, its kernels' real PTX in the
+//! interpreter: tables, scores, evictions and outputs are those of the host.
+
+use std::slice;
+
+use half::f16;
+use headwise::{
+    attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
+    base::{CacheShape, Positions},
+    cuda::{
+        CudaError, Kernels, Staging,
+        driver::{DeviceBuffer, Stream},
+        eviction::SlotData,
+        serving::{
+            Cache, CurveConfig, Gemm, Glue, Memory, ModelShape, Phases, Product, Prompt, Tables,
+            curve,
+        },
+        verify::{Noise, largest_error},
+    },
+    evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
+    format::{PageFormat, PageLayout, SlotFormat},
+    store::{HostStore, PageStore, Rows, TablePages},
+};
+
+use super::whole::device;
+
+fn close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
+    let error = largest_error(got, expected);
+    assert!(error <= tolerance, "{what}: {error}");
+}
+
+const SHAPE: ModelShape = ModelShape {
+    layers: 2,
+    hidden: 64,
+    query_heads: 4,
+    kv_heads: 2,
+    head_dim: 32,
+    mlp: 96,
+    vocab: 50,
+};
+
+/// Products by plain loops: device memory is host memory.
+struct HostGemm;
+
+impl Gemm for HostGemm {
+    unsafe fn multiply(
+        &self,
+        product: &Product,
+        [w, x, y]: [u64; 3],
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        stream.synchronize()?;
+        let Product { rows, outputs, inputs, stride } = *product;
+        // SAFETY: the driver's device memory is host memory, and nothing is queued.
+        let (w, x, y) = unsafe {
+            (
+                slice::from_raw_parts(w as *const f16, outputs * inputs),
+                slice::from_raw_parts(x as *const f16, (rows - 1) * stride + inputs),
+                slice::from_raw_parts_mut(y as *mut f16, rows * outputs),
+            )
+        };
+        for (row, out) in y.chunks_mut(outputs).enumerate() {
+            let x = &x[row * stride..row * stride + inputs];
+            for (w, out) in w.chunks(inputs).zip(out) {
+                let sum: f32 = w.iter().zip(x).map(|(a, b)| a.to_f32() * b.to_f32()).sum();
+                *out = f16::from_f32(sum);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn halves(values: &[f32]) -> Vec<f16> {
+    values.iter().map(|&v| f16::from_f32(v)).collect()
+}
+
+fn floats(values: &[f16]) -> Vec<f32> {
+    values.iter().map(|v| v.to_f32()).collect()
+}
+
+/// What the host knows of a run: pages, and scores at rest of each sequence's heads.
+struct Host {
+    store: HostStore,
+    scores: Vec<Vec<Vec<Score>>>,
+}
+
+struct Setup<'a> {
+    stream: &'a Stream,
+    staging: Staging,
+    memory: Memory,
+    layout: PageLayout,
+    noise: Noise,
+}
+
+impl Setup<'_> {
+    /// The pages and slots of a sequence's heads of one layer.
+    fn heads(&self, cache: &Cache, layer: usize, unborn: usize) -> Vec<(Vec<u32>, usize)> {
+        let mut heads = Vec::new();
+        for sequence in cache.tables() {
+            for h in 0..SHAPE.kv_heads {
+                let head = layer * SHAPE.kv_heads + h;
+                if sequence.plan().heads() == 1 {
+                    let table = sequence.head(0);
+                    let page = |&block: &u32| block * SHAPE.heads() as u32 + head as u32;
+                    heads.push((table.pages.iter().map(page).collect(), table.slots - unborn));
+                } else {
+                    let table = sequence.head(head);
+                    heads.push((table.pages.to_vec(), table.slots - unborn));
+                }
+            }
+        }
+        heads
+    }
+
+    /// One step: random rows through the device's append, attention and scores, and through the host's.
+    fn step(&mut self, cache: &Cache, host: &mut Host, unborn: usize, scored: bool) {
+        let (width, dim, batch) = (SHAPE.qkv(), SHAPE.head_dim, cache.sequences());
+        let seen: Vec<u32> = cache.tables().iter().map(|s| (s.tokens() - unborn) as u32).collect();
+        let context = self.stream.context().clone();
+        // SAFETY: the cache's tokens are one word for each sequence.
+        let mut tokens = unsafe { DeviceBuffer::from_raw(&context, cache.tokens(), 4 * batch) };
+        let bytes = bytemuck::cast_slice(&seen);
+        self.staging.upload(self.stream, &mut tokens, [(0, bytes)]).unwrap();
+        let mut qkv = DeviceBuffer::new(&context, 2 * batch * width).unwrap();
+        let out = DeviceBuffer::new(&context, 2 * batch * width).unwrap();
+        for layer in 0..SHAPE.layers {
+            let rows: Vec<f32> = self.noise.values(batch * width).iter().map(|v| 2.0 * v).collect();
+            let rows = halves(&rows);
+            let bytes = bytemuck::cast_slice(&rows);
+            self.staging.upload(self.stream, &mut qkv, [(0, bytes)]).unwrap();
+            let addresses = [qkv.address(), out.address()];
+            // SAFETY: the plan has the step; both buffers have a row for each sequence.
+            unsafe { cache.attend(layer, addresses, self.stream, &mut Phases::default()) }.unwrap();
+            let mut got = vec![f16::ZERO; batch * width];
+            let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut got);
+            let range = 0..bytes.len();
+            self.staging.download(self.stream, &out, std::slice::from_ref(&range), bytes).unwrap();
+
+            let rows = floats(&rows);
+            let heads = self.heads(cache, layer, unborn);
+            let (q_width, kv) = (SHAPE.query_heads * dim, SHAPE.kv_heads);
+            for (i, (pages, slots)) in heads.iter().enumerate() {
+                let row = &rows[i / kv * width..][..width];
+                let k = &row[q_width + i % kv * dim..][..dim];
+                let v = &row[q_width + (kv + i % kv) * dim..][..dim];
+                let table = TablePages { pages, layout: &self.layout };
+                let (k, v) = (Rows::dense(k, dim), Rows::dense(v, dim));
+                host.store.append(table, slots - 1, k, v).unwrap();
+            }
+            let flat: Vec<Head<'_>> = heads
+                .iter()
+                .map(|(pages, slots)| Head { pages, slots: *slots, layout: &self.layout })
+                .collect();
+            let spans: Vec<Span<'_>> =
+                flat.chunks_exact(kv).map(|heads| Span { tokens: 1, heads }).collect();
+            let q: Vec<f32> =
+                rows.chunks_exact(width).flat_map(|row| &row[..q_width]).copied().collect();
+            let shape = CacheShape::new(1, kv, SHAPE.query_heads, dim).unwrap();
+            let (mut want, mut lse) = (vec![0f32; q.len()], vec![0f32; batch * SHAPE.query_heads]);
+            let mut scores = SlotScores::new(1, Reduce::Group);
+            let output = Output { out: &mut want, lse: &mut lse, scores: Some(&mut scores) };
+            Reference.attend(&host.store, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
+            let got: Vec<f32> =
+                got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
+            close("out", &got, &want, 4e-3);
+            if scored {
+                for s in 0..batch {
+                    for h in 0..kv {
+                        let head = layer * kv + h;
+                        let at = &mut host.scores[s][head];
+                        at.push(Score::ZERO);
+                        let step = u64::from(seen[s]);
+                        accumulate(at, scores.head(s, h), head, step).unwrap();
+                    }
+                }
+            }
+        }
+    }
+
+    /// The device's scores and positions of a sequence's head.
+    fn data(&mut self, cache: &Cache, s: usize, head: usize) -> (Vec<Score>, Vec<u32>) {
+        let table = cache.tables()[s].head(head);
+        let page_slots = self.layout.slots;
+        let (staging, stream) = (&mut self.staging, self.stream);
+        self.memory.data.download(table.pages, page_slots, table.slots, staging, stream).unwrap()
+    }
+
+    /// The device's scores are the host's up to the rounding of their increments, its positions the
+    /// planner's. The host goes on with the device's, so that both decide alike.
+    fn compare_data(&mut self, cache: &Cache, host: &mut Host) {
+        for s in 0..cache.sequences() {
+            for head in 0..SHAPE.heads() {
+                let (scores, positions) = self.data(cache, s, head);
+                let table = cache.tables()[s].head(head);
+                let known: Vec<u32> =
+                    (0..table.slots).map(|slot| table.position(slot) as u32).collect();
+                assert_eq!(positions, known, "sequence {s}, head {head}");
+                assert_eq!(scores.len(), host.scores[s][head].len());
+                let mut off = 0u32;
+                for (slot, (got, want)) in scores.iter().zip(&host.scores[s][head]).enumerate() {
+                    let distance = got.to_bits().abs_diff(want.to_bits());
+                    assert!(distance <= 4, "slot {slot}: {got:?}, expected {want:?}");
+                    off += u32::from(distance);
+                }
+                // The same dither: nearly all slots round alike.
+                assert!(off as usize <= scores.len() / 4, "{off} steps off in {}", scores.len());
+                host.scores[s][head] = scores;
+            }
+        }
+    }
+
+    /// An eviction on the device is the host's plan of it, moves, pages and all.
+    fn evict(&mut self, cache: &mut Cache, host: &mut Host, rate: f64) -> usize {
+        let policy = Policy { sinks: 2, window: 8, cost: Cost::MaxVictim, ..Policy::default() };
+        let mut planned = Vec::new();
+        for (s, sequence) in cache.tables().iter().enumerate() {
+            let tokens = sequence.tokens();
+            let positions: Vec<Vec<u32>> = sequence
+                .heads()
+                .map(|table| (0..table.slots).map(|i| table.position(i) as u32).collect())
+                .collect();
+            let heads: Vec<HeadSlots<'_>> = (host.scores[s].iter().zip(&positions))
+                .map(|(scores, positions)| HeadSlots {
+                    scores,
+                    positions: Positions::Explicit(positions),
+                    slots_per_page: self.layout.slots,
+                })
+                .collect();
+            let extents: Vec<HeadExtent> = heads.iter().map(HeadSlots::extent).collect();
+            let free = Budget::Ratio(rate).pages_to_free(&extents, tokens, &policy).unwrap();
+            let plan = plan(&heads, tokens, &policy, free).unwrap();
+            for (table, head) in sequence.heads().zip(plan.heads()) {
+                let table = TablePages { pages: table.pages, layout: &self.layout };
+                host.store.move_slots(table, head.moves()).unwrap();
+            }
+            plan.apply_to(&mut host.scores[s]).unwrap();
+            planned.push((plan, positions));
+        }
+        let done = cache.evict(rate, &policy, &mut self.staging, self.stream).unwrap();
+        let sums = |of: fn(&headwise::evict::EvictionPlan) -> usize| -> usize {
+            planned.iter().map(|(plan, _)| of(plan)).sum()
+        };
+        assert_eq!((done.pages, done.moved), (sums(|p| p.pages_freed()), sums(|p| p.moves())));
+        for (s, (plan, mut positions)) in planned.into_iter().enumerate() {
+            plan.apply_to(&mut positions).unwrap();
+            for (head, want) in positions.iter().enumerate() {
+                let (scores, got) = self.data(cache, s, head);
+                assert_eq!(&got, want, "sequence {s}, head {head}");
+                assert_eq!(scores, host.scores[s][head], "sequence {s}, head {head}");
+                let table = cache.tables()[s].head(head);
+                let known: Vec<u32> =
+                    (0..table.slots).map(|slot| table.position(slot) as u32).collect();
+                assert_eq!(&known, want);
+            }
+        }
+        cache.audit().unwrap();
+        done.pages
+    }
+}
+
+fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
+    const PAGES: usize = 160;
+    let scored = tables == Tables::PerHead { scores: true };
+    let context = kernels.context();
+    let bytes = PageLayout::page_bytes_for(format, SHAPE.head_dim, 8).unwrap();
+    let layout = PageLayout::new(format, SHAPE.head_dim, bytes).unwrap();
+    let stream = Stream::new(context).unwrap();
+    let mut noise = Noise::new(9);
+    let mut staging = Staging::new(context, 4, 1 << 16).unwrap();
+    // Random rows in all pages, the same here and there.
+    let mut store = HostStore::new(PAGES, bytes).unwrap();
+    let all: Vec<u32> = (0..PAGES as u32).collect();
+    let values = PAGES * layout.slots * SHAPE.head_dim;
+    let (k, v) = (noise.values(values), noise.values(values));
+    let table = TablePages { pages: &all, layout: &layout };
+    let dense = |values| Rows::dense(values, SHAPE.head_dim);
+    store.append(table, 0, dense(&k), dense(&v)).unwrap();
+    let mut arena = DeviceBuffer::new(context, PAGES * bytes).unwrap();
+    staging.upload(&stream, &mut arena, [(0, store.bytes())]).unwrap();
+    let data = SlotData::new(context, PAGES, layout.slots).unwrap();
+    let memory = Memory { arena, data, pages: PAGES };
+    let mut setup = Setup { stream: &stream, staging, memory, layout, noise };
+
+    let policy = Policy { sinks: 2, window: 8, ..Policy::default() };
+    let rate = if scored { 2.0 } else { 1.0 };
+    let prompts: Vec<Prompt> = [70, 33]
+        .iter()
+        .map(|&tokens| {
+            Prompt::new(tokens, SHAPE.heads(), layout.slots, rate, &policy, tokens as u64).unwrap()
+        })
+        .collect();
+    let prompts: Vec<&Prompt> = prompts.iter().collect();
+    let (memory, staging) = (&mut setup.memory, &mut setup.staging);
+    let mut cache =
+        Cache::new(kernels, memory, SHAPE, layout, tables, &prompts, staging, &stream).unwrap();
+    let scores = |prompt: &&Prompt| -> Vec<Vec<Score>> {
+        let codes = |codes: &Vec<u16>| codes.iter().map(|&c| Score::from_bits(c)).collect();
+        prompt.heads.iter().map(|head| codes(&head.scores)).collect()
+    };
+    let mut host = Host { store, scores: prompts.iter().map(scores).collect() };
+    let mut freed = 0;
+    for window in [5, 1, 7, 11] {
+        cache.plan(window, &mut setup.staging, &stream).unwrap();
+        for step in 0..window {
+            setup.step(&cache, &mut host, window - 1 - step, scored);
+        }
+        if scored {
+            setup.compare_data(&cache, &mut host);
+            freed += setup.evict(&mut cache, &mut host, 2.0);
+        }
+    }
+    assert_eq!(freed > 0, scored);
+}
+
+#[test]
+fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
+    device(90, |_, _, kernels| {
+        for format in [PageFormat::default(), PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 }]
+        {
+            decode_loop(kernels, format, Tables::PerHead { scores: true });
+        }
+    });
+}
+
+#[test]
+fn a_decode_loop_without_scores_is_the_hosts() {
+    device(80, |_, _, kernels| {
+        decode_loop(kernels, PageFormat::default(), Tables::PerHead { scores: false });
+        decode_loop(kernels, PageFormat::default(), Tables::Shared);
+    });
+}
+
+#[test]
+fn the_whole_curve_runs() {
+    device(90, |_, _, kernels| {
+        let stream = Stream::new(kernels.context()).unwrap();
+        let config = CurveConfig {
+            model: SHAPE,
+            distinct_layers: 1,
+            format: PageFormat::default(),
+            page_slots: 16,
+            kv_bytes: 160 * 16 * 32 * 4,
+            batch_cap: 4,
+            prompt: 90,
+            steps: 32,
+            evict_every: 16,
+            rates: vec![1.0, 2.0],
+        };
+        let mut said = Vec::new();
+        let mut progress = |what: &str| said.push(what.to_owned());
+        let report = curve(&config, kernels, &HostGemm, &stream, &mut progress).unwrap();
+        let names: Vec<&str> = report.runs.iter().map(|run| run.name.as_str()).collect();
+        assert_eq!(names, ["shared table", "per head", "per head, scores", "per head, scores"]);
+        assert_eq!(said.len(), 5);
+        assert!(report.runs.iter().all(|run| run.tokens_per_second > 0.0 && run.steps == 32));
+        let evicting = &report.runs[3];
+        assert!(evicting.evictions == 2 && evicting.pages_freed > 0, "{evicting:?}");
+        assert!(evicting.held_bytes < report.runs[2].held_bytes, "{evicting:?}");
+        assert_eq!(report.overhead_percent.len(), 2);
+        let error = curve(
+            &CurveConfig { kv_bytes: 1 << 12, ..config },
+            kernels,
+            &HostGemm,
+            &stream,
+            &mut |_| (),
+        );
+        let text = error.unwrap_err().to_string();
+        assert!(text.starts_with("4096 bytes of KV memory hold no sequence at 1x"), "{text}");
+    });
+}
+
+#[test]
+fn glue_is_what_plain_loops_say() {
+    device(90, |_, context, kernels| {
+        let stream = Stream::new(context).unwrap();
+        let mut staging = Staging::new(context, 2, 1 << 16).unwrap();
+        let glue = Glue::new(kernels, &stream).unwrap();
+        let mut noise = Noise::new(4);
+        let (rows, hidden, vocab) = (3, 70, 1030);
+        let table = halves(&noise.values(vocab * hidden));
+        let weight = halves(&noise.values(hidden));
+        let y = halves(&noise.values(rows * hidden));
+        let ids = [7u32, 1029, 0];
+        let (heads, dim, stride) = (3, 16, 50);
+        let qkv = halves(&noise.values(rows * stride));
+        let turns = noise.values(9 * dim);
+        let mlp = 600;
+        let gate_up = halves(&noise.values(2 * rows * mlp));
+        let mut logits = halves(&noise.values(rows * vocab));
+        // The first of equal ones, wherever threads find them.
+        (logits[300], logits[812]) = (f16::from_f32(3.0), f16::from_f32(3.0));
+        let mut put = |bytes: &[u8]| {
+            let mut buffer = DeviceBuffer::new(context, bytes.len()).unwrap();
+            staging.upload(&stream, &mut buffer, [(0, bytes)]).unwrap();
+            buffer
+        };
+        let ids_at = put(bytemuck::cast_slice(&ids));
+        let tokens = put(bytemuck::cast_slice(&[4u32, 8, 1]));
+        let table_at = put(bytemuck::cast_slice(&table));
+        let weight_at = put(bytemuck::cast_slice(&weight));
+        let y_at = put(bytemuck::cast_slice(&y));
+        let qkv_at = put(bytemuck::cast_slice(&qkv));
+        let turns_at = put(bytemuck::cast_slice(&turns));
+        let gate_up_at = put(bytemuck::cast_slice(&gate_up));
+        let logits_at = put(bytemuck::cast_slice(&logits));
+        let empty = |values: usize| DeviceBuffer::new(context, 2 * values).unwrap();
+        let (x, h, h_2) = (empty(rows * hidden), empty(rows * hidden), empty(rows * hidden));
+        let (act, best) = (empty(rows * mlp), empty(2 * rows));
+        let of = DeviceBuffer::address;
+        // SAFETY: every buffer has the rows that the sizes name.
+        unsafe {
+            let addresses = [&ids_at, &tokens, &table_at, &x, &h, &weight_at].map(of);
+            glue.embed(rows, hidden, addresses, &stream).unwrap();
+            let addresses = [&x, &y_at, &h_2, &weight_at].map(of);
+            glue.add_norm(rows, hidden, addresses, &stream).unwrap();
+            let addresses = [&qkv_at, &tokens, &turns_at].map(of);
+            glue.rope(rows, [heads, dim, stride], addresses, &stream).unwrap();
+            glue.silu(rows, mlp, [&gate_up_at, &act].map(of), &stream).unwrap();
+            glue.argmax(rows, vocab, [&logits_at, &best].map(of), &stream).unwrap();
+        }
+        let mut get = |buffer: &DeviceBuffer| {
+            let mut bytes = vec![0u8; buffer.bytes()];
+            let range = 0..bytes.len();
+            let range = std::slice::from_ref(&range);
+            staging.download(&stream, buffer, range, &mut bytes).unwrap();
+            bytes
+        };
+        let mut values = |buffer: &DeviceBuffer| -> Vec<f32> {
+            get(buffer).chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
+        };
+        let weight = floats(&weight);
+        let norm = |x: &[f32]| -> Vec<f32> {
+            let mean = x.iter().map(|v| v * v).sum::<f32>() / hidden as f32;
+            x.iter().zip(&weight).map(|(v, w)| v * w / (mean + 1e-5).sqrt()).collect()
+        };
+        let embedded = |row: usize| floats(&table[ids[row] as usize * hidden..][..hidden]);
+        let added = |row: usize| -> Vec<f32> {
+            let y = floats(&y[row * hidden..][..hidden]);
+            embedded(row).iter().zip(&y).map(|(a, b)| a + b).collect()
+        };
+        let all = |of: &dyn Fn(usize) -> Vec<f32>| -> Vec<f32> { (0..rows).flat_map(of).collect() };
+        close("h", &values(&h), &all(&|row| norm(&embedded(row))), 2e-3);
+        close("x", &values(&x), &all(&added), 2e-3);
+        close("h after", &values(&h_2), &all(&|row| norm(&added(row))), 2e-3);
+        let turned = all(&|row| {
+            let mut turned = floats(&qkv[row * stride..][..stride]);
+            let position = [4, 8, 1][row];
+            for head in 0..heads {
+                for i in 0..dim / 2 {
+                    let [cosine, sine] = [0, 1].map(|j| turns[(position * dim / 2 + i) * 2 + j]);
+                    let (a, b) = (head * dim + i, head * dim + i + dim / 2);
+                    (turned[a], turned[b]) = (
+                        turned[a] * cosine - turned[b] * sine,
+                        turned[b] * cosine + turned[a] * sine,
+                    );
+                }
+            }
+            turned
+        });
+        close("rope", &values(&qkv_at), &turned, 2e-3);
+        let gated = all(&|row| {
+            let row = floats(&gate_up[2 * row * mlp..][..2 * mlp]);
+            (0..mlp).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[mlp + i]).collect()
+        });
+        close("silu", &values(&act), &gated, 2e-3);
+        let largest = |row: &[f16]| {
+            let best = row.iter().copied().fold(f16::NEG_INFINITY, f16::max);
+            row.iter().position(|&v| v == best).unwrap() as u32
+        };
+        let want: Vec<u32> = logits.chunks(vocab).map(largest).collect();
+        let words = |bytes: Vec<u8>| -> Vec<u32> {
+            bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
+        };
+        assert_eq!(words(get(&best)), want);
+        assert_eq!(want[0], 300);
+        assert_eq!(words(get(&tokens)), [5, 9, 2], "each step counts a token");
+    });
+}
