@@ -51,6 +51,7 @@ fn pages_survive_every_operation() {
 fn staging_mirror_and_fence_wait_for_what_they_must() {
     let Some(context) = context() else { return };
     (0..8).for_each(|seed| memory::staging_delivers(&context, seed));
+    memory::staging_serves_two_streams(&context);
     (0..4).for_each(|seed| memory::mirror_follows(&context, seed));
     memory::fence_retires_in_order(&context);
 }

@@ -230,6 +230,7 @@ fn staging_mirror_and_fence_wait_for_what_they_must() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
         (0..20).for_each(|seed| memory::staging_delivers(context, seed));
+        memory::staging_serves_two_streams(context);
         (0..5).for_each(|seed| memory::mirror_follows(context, seed));
         memory::fence_retires_in_order(context);
         let stream = Stream::new(context).unwrap();

@@ -10,15 +10,20 @@ use super::{
 /// Bytes that copies are aligned to in the staging memory.
 const ALIGN: usize = 16;
 
-/// A ring of pinned slots. A slot is written again only after the copies out of it are done, so
-/// uploads return as soon as their bytes are in a slot, and a large copy overlaps with filling the
-/// next slot.
+/// A ring of pinned slots. Uploads follow one another in a slot until it is full; bytes are written again
+/// only after the copies out of their slot are done. So an upload returns as soon as its bytes are in the
+/// ring, a large one overlaps with filling the next slot, and many small ones may be queued behind long
+/// work without waiting for it, as long as the ring holds them all.
 #[derive(Debug)]
 pub struct Staging {
     context: Context,
     slots: Vec<Slot>,
     bytes: usize,
-    next: usize,
+    /// The slot that is being filled, how far it is, and the stream of its copies: their mark can only be
+    /// in one.
+    current: usize,
+    used: usize,
+    stream: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -48,7 +53,8 @@ impl Staging {
             Ok(Slot { memory, done: Event::new(context)?, busy: false })
         };
         let slots = (0..slots.max(2)).map(slot).collect::<Result<_, _>>()?;
-        Ok(Self { context: context.clone(), slots, bytes, next: 0 })
+        // Full, as it were: the first use begins with a slot of its own.
+        Ok(Self { context: context.clone(), slots, bytes, current: 0, used: bytes, stream: None })
     }
 
     /// The context that it copies in.
@@ -64,8 +70,6 @@ impl Staging {
         to: &mut DeviceBuffer,
         pieces: impl IntoIterator<Item = (usize, &'a [u8])>,
     ) -> Result<(), CudaError> {
-        let mut used = self.bytes;
-        let mut slot = self.next;
         for (at, piece) in pieces {
             let end = at.saturating_add(piece.len());
             if end > to.bytes() {
@@ -73,21 +77,23 @@ impl Staging {
             }
             let mut copied = 0;
             while copied < piece.len() {
-                if used == self.bytes {
-                    slot = self.advance()?;
-                    used = 0;
+                if self.used == self.bytes || self.stream != Some(stream.id()) {
+                    self.advance()?;
+                    self.stream = Some(stream.id());
                 }
-                let len = (piece.len() - copied).min(self.bytes - used);
-                let Slot { memory, done, busy } = &mut self.slots[slot];
-                memory.as_mut_slice()[used..used + len]
-                    .copy_from_slice(&piece[copied..copied + len]);
-                // Even a copy that was queued in part, or whose mark failed, keeps the slot busy.
+                let len = (piece.len() - copied).min(self.bytes - self.used);
+                let from = self.used..self.used + len;
+                let Slot { memory, done, busy } = &mut self.slots[self.current];
+                memory.as_mut_slice()[from.clone()].copy_from_slice(&piece[copied..copied + len]);
+                // Even a copy that was queued in part, or whose mark failed, keeps the slot busy, and its
+                // bytes are not written again.
                 *busy = true;
-                // SAFETY: the slot's memory stays, and is not written before `done` is reached.
-                unsafe { to.upload(at + copied, memory, used..used + len, stream) }?;
+                self.used = from.end.next_multiple_of(ALIGN);
+                // SAFETY: the slot's memory stays, and these bytes are not written before `done`, which
+                // moves behind this copy, is reached.
+                unsafe { to.upload(at + copied, memory, from, stream) }?;
                 done.record(stream)?;
                 copied += len;
-                used = (used + len).next_multiple_of(ALIGN);
             }
         }
         Ok(())
@@ -119,7 +125,8 @@ impl Staging {
         while parts.peek().is_some() || filled.is_some() {
             let mut started = None;
             if parts.peek().is_some() {
-                let slot = self.advance()?;
+                self.advance()?;
+                let slot = self.current;
                 let Slot { memory, done, busy } = &mut self.slots[slot];
                 let (mut used, bytes) = (0, self.bytes);
                 while let Some(part) = parts.next_if(|part| used + part.len() <= bytes) {
@@ -129,6 +136,8 @@ impl Staging {
                     used += part.len();
                 }
                 done.record(stream)?;
+                // What comes down has a slot to itself.
+                self.used = bytes;
                 started = Some((slot, asked..asked + used));
                 asked += used;
             }
@@ -142,12 +151,12 @@ impl Staging {
         Ok(())
     }
 
-    /// The next slot, when it is no longer in use.
-    fn advance(&mut self) -> Result<usize, CudaError> {
-        let slot = self.next;
-        self.next = (self.next + 1) % self.slots.len();
-        self.slots[slot].settle()?;
-        Ok(slot)
+    /// Begins the next slot, when it is no longer in use.
+    fn advance(&mut self) -> Result<(), CudaError> {
+        let next = (self.current + 1) % self.slots.len();
+        self.slots[next].settle()?;
+        (self.current, self.used) = (next, 0);
+        Ok(())
     }
 }
 

@@ -1,6 +1,10 @@
 //! Queues of work, and marks in them.
 
-use std::{ptr, time::Duration};
+use std::{
+    ptr,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use cudarc::driver::sys as cuda;
 
@@ -12,12 +16,19 @@ const NON_BLOCKING: u32 = 1;
 /// `CU_EVENT_DISABLE_TIMING`: marks without a clock are cheaper.
 const DISABLE_TIMING: u32 = 2;
 
+fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A queue of device work: of this crate, or an engine's own.
 #[derive(Debug)]
 pub struct Stream {
     context: Context,
     handle: cuda::CUstream,
     owned: bool,
+    /// Different for every value of the process: the driver gives handles out again.
+    id: u64,
 }
 
 // SAFETY: stream handles may be used from any thread; the driver serialises submissions.
@@ -31,7 +42,7 @@ impl Stream {
         let mut handle = ptr::null_mut();
         // SAFETY: the pointer is to a live handle.
         unsafe { context.enter()?.stream_create(&mut handle, NON_BLOCKING) }?;
-        Ok(Self { context: context.clone(), handle, owned: true })
+        Ok(Self { context: context.clone(), handle, owned: true, id: next_id() })
     }
 
     /// An engine's queue, which stays the engine's. The default stream is null.
@@ -40,7 +51,7 @@ impl Stream {
     /// `raw` is null or a `CUstream` (a `cudaStream_t` is one) of this context that outlives the
     /// value.
     pub unsafe fn from_raw(context: &Context, raw: *mut std::ffi::c_void) -> Self {
-        Self { context: context.clone(), handle: raw.cast(), owned: false }
+        Self { context: context.clone(), handle: raw.cast(), owned: false, id: next_id() }
     }
 
     /// The context that it belongs to.
@@ -51,6 +62,11 @@ impl Stream {
     /// The driver's handle, a `CUstream`, for libraries that queue work of their own.
     pub fn as_raw(&self) -> *mut std::ffi::c_void {
         self.handle.cast()
+    }
+
+    /// What tells it from every other stream, alive or gone.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The driver's handle.
