@@ -25,6 +25,8 @@ mod kernels_vm {
     mod eviction;
     mod faults;
     mod harness;
+    #[cfg(unix)]
+    mod launches;
     mod paged;
     mod prefill;
     mod scores;

@@ -12,8 +12,8 @@ use headwise::{
         driver::{DeviceBuffer, Stream},
         eviction::SlotData,
         serving::{
-            Cache, CurveConfig, Gemm, Glue, Memory, ModelShape, Phases, Product, Prompt, Tables,
-            curve,
+            Cache, CacheSetup, CurveConfig, Gemm, Glue, Memory, ModelShape, Phases, Product,
+            Prompt, Tables, curve,
         },
     },
     evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
@@ -21,7 +21,7 @@ use headwise::{
     store::{HostStore, PageStore, Rows, TablePages},
 };
 
-use super::whole::device;
+use super::whole::{device, ran};
 use crate::cases::{Rng, close};
 
 const SHAPE: ModelShape = ModelShape {
@@ -159,13 +159,12 @@ impl Setup<'_> {
                 got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
             close("out", &got, &want, 4e-3);
             if scored {
-                for s in 0..batch {
+                for (s, &step) in seen.iter().enumerate() {
                     for h in 0..kv {
                         let head = layer * kv + h;
                         let at = &mut host.scores[s][head];
                         at.push(Score::ZERO);
-                        let step = u64::from(seen[s]);
-                        accumulate(at, scores.head(s, h), head, step).unwrap();
+                        accumulate(at, scores.head(s, h), head, step.into()).unwrap();
                     }
                 }
             }
@@ -253,8 +252,8 @@ impl Setup<'_> {
     }
 }
 
-fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
-    const PAGES: usize = 160;
+fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables, tokens: [usize; 2]) {
+    let pages = 6 * tokens.iter().sum::<usize>() / 8 + 80;
     let scored = tables == Tables::PerHead { scores: true };
     let context = kernels.context();
     let bytes = PageLayout::page_bytes_for(format, SHAPE.head_dim, 8).unwrap();
@@ -263,22 +262,22 @@ fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
     let mut rng = Rng::new(9);
     let mut staging = Staging::new(context, 4, 1 << 16).unwrap();
     // Random rows in all pages, the same here and there.
-    let mut store = HostStore::new(PAGES, bytes).unwrap();
-    let all: Vec<u32> = (0..PAGES as u32).collect();
-    let values = PAGES * layout.slots * SHAPE.head_dim;
+    let mut store = HostStore::new(pages, bytes).unwrap();
+    let all: Vec<u32> = (0..pages as u32).collect();
+    let values = pages * layout.slots * SHAPE.head_dim;
     let (k, v) = (rng.values(values), rng.values(values));
     let table = TablePages { pages: &all, layout: &layout };
     let dense = |values| Rows::dense(values, SHAPE.head_dim);
     store.append(table, 0, dense(&k), dense(&v)).unwrap();
-    let mut arena = DeviceBuffer::new(context, PAGES * bytes).unwrap();
+    let mut arena = DeviceBuffer::new(context, pages * bytes).unwrap();
     staging.upload(&stream, &mut arena, [(0, store.bytes())]).unwrap();
-    let data = SlotData::new(context, PAGES, layout.slots).unwrap();
-    let memory = Memory { arena, data, pages: PAGES };
+    let data = SlotData::new(context, pages, layout.slots).unwrap();
+    let memory = Memory { arena, data, pages };
     let mut setup = Setup { stream: &stream, staging, memory, layout, rng };
 
     let policy = Policy { sinks: 2, window: 8, ..Policy::default() };
     let rate = if scored { 2.0 } else { 1.0 };
-    let prompts: Vec<Prompt> = [70, 33]
+    let prompts: Vec<Prompt> = tokens
         .iter()
         .map(|&tokens| {
             Prompt::new(tokens, SHAPE.heads(), layout.slots, rate, &policy, tokens as u64).unwrap()
@@ -286,8 +285,8 @@ fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
         .collect();
     let prompts: Vec<&Prompt> = prompts.iter().collect();
     let (memory, staging) = (&mut setup.memory, &mut setup.staging);
-    let mut cache =
-        Cache::new(kernels, memory, SHAPE, layout, tables, &prompts, staging, &stream).unwrap();
+    let of = CacheSetup { shape: SHAPE, layout, tables };
+    let mut cache = Cache::new(kernels, memory, of, &prompts, staging, &stream).unwrap();
     let scores = |prompt: &&Prompt| -> Vec<Vec<Score>> {
         let codes = |codes: &Vec<u16>| codes.iter().map(|&c| Score::from_bits(c)).collect();
         prompt.heads.iter().map(|head| codes(&head.scores)).collect()
@@ -312,16 +311,28 @@ fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
     device(90, |_, _, kernels| {
         for format in [PageFormat::default(), PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 }]
         {
-            decode_loop(kernels, format, Tables::PerHead { scores: true });
+            decode_loop(kernels, format, Tables::PerHead { scores: true }, [70, 33]);
         }
+    });
+}
+
+/// Heads that are cut grow in their last part, and their scores come from all parts.
+#[test]
+fn long_heads_are_cut_and_grow() {
+    device(90, |_, _, kernels| {
+        let format = PageFormat::default();
+        decode_loop(kernels, format, Tables::PerHead { scores: true }, [1500, 40]);
+        decode_loop(kernels, format, Tables::Shared, [700, 40]);
+        assert!(ran().contains(&"headwise_merge".to_owned()), "no head was cut");
     });
 }
 
 #[test]
 fn a_decode_loop_without_scores_is_the_hosts() {
     device(80, |_, _, kernels| {
-        decode_loop(kernels, PageFormat::default(), Tables::PerHead { scores: false });
-        decode_loop(kernels, PageFormat::default(), Tables::Shared);
+        for tables in [Tables::PerHead { scores: false }, Tables::Shared] {
+            decode_loop(kernels, PageFormat::default(), tables, [70, 33]);
+        }
     });
 }
 

@@ -41,6 +41,17 @@ pub enum Tables {
     },
 }
 
+/// What a cache is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSetup {
+    /// The model.
+    pub shape: ModelShape,
+    /// Its pages.
+    pub layout: PageLayout,
+    /// Its tables.
+    pub tables: Tables,
+}
+
 /// The launches of one layer, or of all layers where they share tables.
 #[derive(Debug)]
 struct Work {
@@ -82,13 +93,12 @@ impl Cache {
     pub fn new(
         kernels: &Kernels,
         memory: &mut Memory,
-        shape: ModelShape,
-        layout: PageLayout,
-        tables: Tables,
+        setup: CacheSetup,
         prompts: &[&Prompt],
         staging: &mut Staging,
         stream: &Stream,
     ) -> Result<Self, ServingError> {
+        let CacheSetup { shape, layout, tables } = setup;
         let context = kernels.context();
         let batch = prompts.len();
         let (heads, rows) = (shape.heads(), batch * shape.kv_heads);

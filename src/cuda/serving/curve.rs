@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::{
-    Cache, Evicted, Gemm, HostTime, Memory, Model, ModelShape, PAPER_H100, PAPER_L4, Phases,
-    Prompt, Run, ServingError, ServingReport, Tables, Weights, model::fill,
+    Cache, CacheSetup, Evicted, Gemm, HostTime, Memory, Model, ModelShape, PAPER_H100, PAPER_L4,
+    Phases, Prompt, Run, ServingError, ServingReport, Tables, Weights, model::fill,
 };
 use crate::{
     cuda::{
@@ -198,16 +198,9 @@ impl<G: Gemm> Bench<'_, G> {
             .collect::<Result<_, _>>()?;
         let prompts: Vec<&Prompt> = (0..sequences).map(|i| &prompts[i % prompts.len()]).collect();
         let (kernels, stream, staging) = (self.kernels, self.stream, &mut self.staging);
-        let mut cache = Cache::new(
-            kernels,
-            &mut self.memory,
-            config.model,
-            self.layout,
-            tables,
-            &prompts,
-            staging,
-            stream,
-        )?;
+        let setup = CacheSetup { shape: config.model, layout: self.layout, tables };
+        let memory = &mut self.memory;
+        let mut cache = Cache::new(kernels, memory, setup, &prompts, staging, stream)?;
         let sizes = [sequences, config.longest() + 1];
         let model =
             Model::new(config.model, &self.weights, self.gemm, kernels, sizes, staging, stream)?;
