@@ -322,7 +322,7 @@ fn bench_serving_refuses_what_it_cannot_measure() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
         let report = json(&bench.path("s.json"));
-        assert_eq!(report["runs"].as_array().unwrap().len(), 3, "{report}");
+        assert_eq!(report["runs"].as_array().unwrap().len(), 4, "{report}");
         return;
     }
     assert_eq!(output.status.code(), Some(2), "{stderr}");

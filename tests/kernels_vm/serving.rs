@@ -125,7 +125,8 @@ impl Setup<'_> {
             self.staging.upload(self.stream, &mut qkv, [(0, bytes)]).unwrap();
             let addresses = [qkv.address(), out.address()];
             // SAFETY: the plan has the step; both buffers have a row for each sequence.
-            unsafe { cache.attend(layer, addresses, self.stream, &mut Phases::default()) }.unwrap();
+            unsafe { cache.attend(layer, addresses, scored, self.stream, &mut Phases::default()) }
+                .unwrap();
             let mut got = vec![f16::ZERO; batch * width];
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut got);
             let range = 0..bytes.len();
@@ -254,7 +255,7 @@ impl Setup<'_> {
 
 fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables, tokens: [usize; 2]) {
     let pages = 6 * tokens.iter().sum::<usize>() / 8 + 80;
-    let scored = tables == Tables::PerHead { scores: true };
+    let scored = tables == Tables::PerHead { scores: Some(1) };
     let context = kernels.context();
     let bytes = PageLayout::page_bytes_for(format, SHAPE.head_dim, 8).unwrap();
     let layout = PageLayout::new(format, SHAPE.head_dim, bytes).unwrap();
@@ -311,7 +312,7 @@ fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
     device(90, |_, _, kernels| {
         for format in [PageFormat::default(), PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 }]
         {
-            decode_loop(kernels, format, Tables::PerHead { scores: true }, [70, 33]);
+            decode_loop(kernels, format, Tables::PerHead { scores: Some(1) }, [70, 33]);
         }
     });
 }
@@ -321,7 +322,7 @@ fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
 fn long_heads_are_cut_and_grow() {
     device(90, |_, _, kernels| {
         let format = PageFormat::default();
-        decode_loop(kernels, format, Tables::PerHead { scores: true }, [1500, 40]);
+        decode_loop(kernels, format, Tables::PerHead { scores: Some(1) }, [1500, 40]);
         decode_loop(kernels, format, Tables::Shared, [700, 40]);
         assert!(ran().contains(&"headwise_merge".to_owned()), "no head was cut");
     });
@@ -330,7 +331,7 @@ fn long_heads_are_cut_and_grow() {
 #[test]
 fn a_decode_loop_without_scores_is_the_hosts() {
     device(80, |_, _, kernels| {
-        for tables in [Tables::PerHead { scores: false }, Tables::Shared] {
+        for tables in [Tables::PerHead { scores: None }, Tables::Shared] {
             decode_loop(kernels, PageFormat::default(), tables, [70, 33]);
         }
     });
@@ -350,19 +351,21 @@ fn the_whole_curve_runs() {
             prompt: 90,
             steps: 32,
             evict_every: 16,
+            score_every: 4,
             rates: vec![1.0, 2.0],
         };
         let mut said = Vec::new();
         let mut progress = |what: &str| said.push(what.to_owned());
         let report = curve(&config, kernels, &HostGemm, &stream, &mut progress).unwrap();
         let names: Vec<&str> = report.runs.iter().map(|run| run.name.as_str()).collect();
-        assert_eq!(names, ["shared table", "per head", "per head, scores", "per head, scores"]);
-        assert_eq!(said.len(), 5);
+        let every = ["per head, scores", "per head, scores 1/4", "per head, scores 1/4"];
+        assert_eq!(names, [&["shared table", "per head"][..], &every].concat());
+        assert_eq!(said.len(), 6);
         assert!(report.runs.iter().all(|run| run.tokens_per_second > 0.0 && run.steps == 32));
-        let evicting = &report.runs[3];
+        let evicting = &report.runs[4];
         assert!(evicting.evictions == 2 && evicting.pages_freed > 0, "{evicting:?}");
         assert!(evicting.held_bytes < report.runs[2].held_bytes, "{evicting:?}");
-        assert_eq!(report.overhead_percent.len(), 2);
+        assert_eq!(report.overhead_percent.len(), 3);
         let error = curve(
             &CurveConfig { kv_bytes: 1 << 12, ..config },
             kernels,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::{CompactHead, PriceHead, SelectHead, SlotAddresses, launches};
 use crate::{
     base::SlotMove,
@@ -222,6 +224,6 @@ impl Evictor {
             let moves = &moves[first..first + count.min(room(head)) as usize];
             moves.iter().map(|&[from, to]| SlotMove { from, to }).collect()
         };
-        Ok(self.last.iter().zip(&counts).map(of_head).collect())
+        Ok(self.last.par_iter().zip(&counts).map(of_head).collect())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 use super::{
     Cache, CacheSetup, Evicted, Gemm, HostTime, Memory, Model, ModelShape, PAPER_H100, PAPER_L4,
     Phases, Prompt, Run, ServingError, ServingReport, Tables, Weights, model::fill,
@@ -47,6 +49,8 @@ pub struct CurveConfig {
     pub steps: usize,
     /// Steps between evictions, rounded up to whole plans.
     pub evict_every: usize,
+    /// Score one in so many steps.
+    pub score_every: u32,
     /// Compression rates, from 1 up.
     pub rates: Vec<f64>,
 }
@@ -144,11 +148,14 @@ pub fn curve<G: Gemm>(
     let mut bench =
         Bench { config, layout, kernels, stream, staging, memory, weights, gemm, pages };
 
-    let mut runs = vec![bench.run("shared table", 1.0, Tables::Shared, progress)?];
-    runs.push(bench.run("per head", 1.0, Tables::PerHead { scores: false }, progress)?);
+    let scores = |every| Tables::PerHead { scores: Some(every) };
+    let mut runs = vec![bench.run(1.0, Tables::Shared, progress)?];
+    runs.push(bench.run(1.0, Tables::PerHead { scores: None }, progress)?);
+    if config.score_every > 1 {
+        runs.push(bench.run(1.0, scores(1), progress)?);
+    }
     for &rate in &config.rates {
-        let name = "per head, scores";
-        runs.push(bench.run(name, rate, Tables::PerHead { scores: true }, progress)?);
+        runs.push(bench.run(rate, scores(config.score_every), progress)?);
     }
     let baseline = (runs[0].tokens_per_second, runs[0].step_ms / runs[0].sequences as f64);
     runs.iter_mut().for_each(|run| run.relative = run.tokens_per_second / baseline.0);
@@ -181,16 +188,22 @@ pub fn curve<G: Gemm>(
 impl<G: Gemm> Bench<'_, G> {
     fn run(
         &mut self,
-        name: &str,
         rate: f64,
         tables: Tables,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Run, ServingError> {
         let config = self.config;
+        let (name, score_every) = match tables {
+            Tables::Shared => ("shared table".to_owned(), None),
+            Tables::PerHead { scores: None } => ("per head".to_owned(), None),
+            Tables::PerHead { scores: Some(1) } => ("per head, scores".to_owned(), Some(1)),
+            Tables::PerHead { scores: Some(n) } => (format!("per head, scores 1/{n}"), Some(n)),
+        };
         let sequences = config.sequences(rate, self.pages);
         progress(&format!("{name}, {rate}x: {sequences} sequences"));
         let (policy, heads) = (Policy::default(), config.model.heads());
         let prompts: Vec<Prompt> = (0..PROMPTS.min(sequences))
+            .into_par_iter()
             .map(|i| {
                 let seed = 100 + i as u64;
                 Prompt::new(config.prompt, heads, self.layout.slots, rate, &policy, seed)
@@ -208,7 +221,8 @@ impl<G: Gemm> Bench<'_, G> {
         let lengths = prompts.iter().flat_map(|prompt| prompt.heads.iter().map(|h| h.slots));
         let (longest, all) = lengths.fold((0, 0), |(most, sum), n| (n.max(most), sum + n));
 
-        let (mut host, phases_ms) = warm_up(&mut cache, &model, staging, stream)?;
+        let scored = |step: usize| step.is_multiple_of(score_every.unwrap_or(1) as usize);
+        let (mut host, phases_ms) = warm_up(&mut cache, &model, config, staging, stream)?;
         let (steps, every) = (config.timed_steps(), config.between_evictions());
         let (begin, end) = (Event::timed(kernels.context())?, Event::timed(kernels.context())?);
         let mut done = Evicted::default();
@@ -218,9 +232,10 @@ impl<G: Gemm> Bench<'_, G> {
         begin.record(stream)?;
         for window in 1..=steps / WINDOW {
             cache.plan(WINDOW, staging, stream)?;
-            for _ in 0..WINDOW {
+            for step in 0..WINDOW {
+                let scored = scored(window * WINDOW + step);
                 // SAFETY: the plan has the step; the model was made for these sequences and lengths.
-                unsafe { model.step(&cache, stream, &mut off) }?;
+                unsafe { model.step(&cache, scored, stream, &mut off) }?;
             }
             if rate > 1.0 && (window * WINDOW).is_multiple_of(every) {
                 // What is queued before belongs to the steps.
@@ -237,10 +252,10 @@ impl<G: Gemm> Bench<'_, G> {
         stream.synchronize()?;
         let step_ms = started.elapsed().as_secs_f64() * 1e3 / steps as f64;
         Ok(Run {
-            name: name.to_owned(),
+            name,
             rate,
             per_head: tables != Tables::Shared,
-            scores: tables == Tables::PerHead { scores: true },
+            score_every,
             sequences,
             held_bytes,
             ragged: longest as f64 * (sequences * heads) as f64 / all.max(1) as f64,
@@ -262,6 +277,7 @@ impl<G: Gemm> Bench<'_, G> {
 fn warm_up<G: Gemm>(
     cache: &mut Cache,
     model: &Model<'_, G>,
+    config: &CurveConfig,
     staging: &mut Staging,
     stream: &Stream,
 ) -> Result<(HostTime, std::collections::BTreeMap<super::Phase, f64>), ServingError> {
@@ -271,14 +287,19 @@ fn warm_up<G: Gemm>(
     let started = Instant::now();
     cache.plan(WINDOW, staging, stream)?;
     let plan_ms = started.elapsed().as_secs_f64() * 1e3 / WINDOW as f64;
-    let (mut off, mut on) = (Phases::default(), Phases::on());
+    // Twelve phases of a layer, and a few around them.
+    let marks = 16 * (config.model.layers + 1);
+    let (mut off, mut on) = (Phases::default(), Phases::on(stream.context(), marks)?);
     let mut launch_ms = 0.0;
     for step in 0..WINDOW {
-        stream.synchronize()?;
+        // The last steps run as they will: the device is busy while its time is taken.
+        if step < PLAIN + LAUNCHED {
+            stream.synchronize()?;
+        }
         let started = Instant::now();
         let phases = if step == WINDOW - 1 { &mut on } else { &mut off };
         // SAFETY: the plan has the step; the model was made for these sequences and lengths.
-        unsafe { model.step(cache, stream, phases) }?;
+        unsafe { model.step(cache, true, stream, phases) }?;
         if (PLAIN..PLAIN + LAUNCHED).contains(&step) {
             launch_ms += started.elapsed().as_secs_f64() * 1e3 / LAUNCHED as f64;
         }
@@ -317,6 +338,7 @@ mod tests {
             prompt: 6000,
             steps: 128,
             evict_every: 64,
+            score_every: 4,
             rates: vec![1.0],
         }
     }
