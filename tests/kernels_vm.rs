@@ -24,6 +24,8 @@ mod kernels_vm {
     mod decode;
     mod eviction;
     mod faults;
+    #[cfg(unix)]
+    mod glue;
     mod harness;
     #[cfg(unix)]
     mod launches;

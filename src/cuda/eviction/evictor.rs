@@ -54,7 +54,8 @@ impl Costs {
     /// than the device was asked to list.
     pub fn head(&self, head: usize) -> impl ExactSizeIterator<Item = Score> + '_ {
         let start = head * self.most;
-        let codes = &self.scores[start..start + self.counts[head] as usize];
+        let count = (self.counts[head] as usize).min(self.most);
+        let codes = &self.scores[start..start + count];
         codes.iter().map(|&code| Score::from_bits(code))
     }
 

@@ -41,6 +41,8 @@ pub struct Run {
     pub sequences: usize,
     /// Bytes of pages that they held at the start.
     pub held_bytes: usize,
+    /// The most that they held while timed.
+    pub peak_bytes: usize,
     /// Slots of the longest head over the mean, at the start.
     pub ragged: f64,
     /// Steps that were timed.
