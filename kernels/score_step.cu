@@ -7,6 +7,7 @@
 //   logits    [slots, GROUP] f32 as headwise_decode writes them
 //   lse       [rows], natural logarithms
 //   scores    by page, `stride` apart: see score.cuh
+//   weight    what the step counts for: 1, or the number of steps of which one is scored
 //
 // Grid: x = any number of blocks, y = heads. Block: headwise_score_step_threads threads, no dynamic
 // shared memory.
@@ -35,7 +36,8 @@ extern "C" __device__ const u32 headwise_score_step_shared = 0;
 extern "C" __global__ void __launch_bounds__(THREADS)
     headwise_score_step(const Head* __restrict__ heads, const u32* __restrict__ page_ids,
                         const u32* __restrict__ tokens, const float* __restrict__ logits,
-                        const float* __restrict__ lse, u16* __restrict__ scores, u32 stride) {
+                        const float* __restrict__ lse, u16* __restrict__ scores, u32 stride,
+                        float weight) {
     const Head head = heads[blockIdx.y];
     const u32 step = tokens[head.sequence];
     float norm[GROUP];
@@ -59,6 +61,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
         for (u32 g = 0; g < GROUP; ++g) sum += exp2_fast(2.0f * (x[g] - norm[g]));
         u16* const score = scores + datum_of(page_ids, head.pages, slot, stride);
-        *score = accumulate(*score, sum, dither(static_cast<u64>(head.head) << 32 | slot, step));
+        *score = accumulate(*score, weight * sum, dither(static_cast<u64>(head.head) << 32 | slot, step));
     }
 }

@@ -303,3 +303,30 @@ fn kernels_refuses_what_it_cannot_compile() {
     assert!(stderr.starts_with("headwise: no NVRTC library found, tried "), "{stderr}");
     assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
 }
+
+#[cfg(feature = "cuda")]
+#[test]
+fn bench_serving_refuses_what_it_cannot_measure() {
+    let bench = Bench::new();
+    let refuses = |arguments: &[&str], what: &str| {
+        bench.refuses(&[&["bench-serving"], arguments].concat(), what);
+    };
+    refuses(&["--layers", "0"], "--layers 0 leaves nothing to measure");
+    refuses(&["--rates", "1,0.5"], "a compression rate of 0.5 is not from 1 up");
+    refuses(&["--rates", "inf"], "a compression rate of inf is not from 1 up");
+    refuses(&["--kv-gib", "0"], "--kv-gib 0 is no size of memory");
+    refuses(&["--json", "no/such/folder/out.json"], "cannot write no/such/folder/out.json");
+    // Without a device, what is missing; with one, the smallest run.
+    let arguments = ["bench-serving", "--layers", "1", "--kv-gib", "1", "--steps", "16"];
+    let output = bench.run(&[&arguments[..], &["--rates", "2", "--json", "s.json"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        let report = json(&bench.path("s.json"));
+        assert_eq!(report["runs"].as_array().unwrap().len(), 4, "{report}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("headwise: "), "{stderr}");
+    assert!(["CUDA", "NVRTC", "cuBLAS"].iter().any(|name| stderr.contains(name)), "{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+}

@@ -22,7 +22,11 @@ mod kernels_vm {
     mod decode;
     mod eviction;
     mod faults;
+    #[cfg(unix)]
+    mod glue;
     mod harness;
+    #[cfg(unix)]
+    mod launches;
     mod paged;
     mod prefill;
     mod scores;

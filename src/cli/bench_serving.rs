@@ -50,6 +50,9 @@ pub(super) struct BenchServing {
     /// Evict every this many steps.
     #[arg(long, value_name = "STEPS", default_value_t = 64)]
     every: usize,
+    /// Score one in this many steps, which counts for as many.
+    #[arg(long, value_name = "STEPS", default_value_t = 4)]
+    score_every: u32,
     /// Slots of a page.
     #[arg(long, value_name = "SLOTS", default_value_t = 16)]
     page_slots: usize,
@@ -89,6 +92,7 @@ impl BenchServing {
             ("--prompt", self.prompt),
             ("--steps", self.steps),
             ("--every", self.every),
+            ("--score-every", self.score_every as usize),
             ("--page-slots", self.page_slots),
         ] {
             if value == 0 {
@@ -111,6 +115,7 @@ impl BenchServing {
             prompt: self.prompt,
             steps: self.steps,
             evict_every: self.every,
+            score_every: self.score_every,
             rates: self.rates.clone(),
         })
     }
@@ -124,6 +129,7 @@ fn text(report: &ServingReport) -> String {
         "rate",
         "batch",
         "held GiB",
+        "peak",
         "longest/mean",
         "ms/step",
         "device ms",
@@ -143,13 +149,14 @@ fn text(report: &ServingReport) -> String {
             format!("{}x", run.rate),
             run.sequences.to_string(),
             format!("{:.2}", gib(run.held_bytes)),
+            format!("{:.2}", gib(run.peak_bytes)),
             format!("{:.1}", run.ragged),
             format!("{:.3}", run.step_ms),
             format!("{:.3}", run.device_ms),
             format!("{:.0}", run.tokens_per_second),
             format!("{:.2}x", run.relative),
-            paper(&report.paper_l4, run.rate, run.scores),
-            paper(&report.paper_h100, run.rate, run.scores),
+            paper(&report.paper_l4, run.rate, run.score_every.is_some()),
+            paper(&report.paper_h100, run.rate, run.score_every.is_some()),
         ]
     }));
     let mut parts = vec![

@@ -107,7 +107,8 @@ fn decode_steps_add_squared_probabilities_as_the_host_does() {
         let log_sums = vm.alloc_read_only("lse", &words(lse.iter().map(|v| v.to_bits())));
         let scores = paged.store(before.iter().map(Vec::as_slice)).upload(&mut vm, "scores");
         let mut args: Vec<Arg> = [heads, ids, seen, raw, log_sums, scores].map(Arg::ptr).to_vec();
-        args.push(Arg::u32(paged.stride as u32));
+        let weight = group as f32;
+        args.extend([Arg::u32(paged.stride as u32), Arg::f32(weight)]);
         step.run(&mut vm, [2, 3, 1], &args).unwrap();
         let got = codes(vm.read_partial(scores).unwrap());
         for (table, &slots) in lengths.iter().enumerate() {
@@ -121,7 +122,7 @@ fn decode_steps_add_squared_probabilities_as_the_host_does() {
                 let seed = u64::from(head_of[table]) << 32 | slot as u64;
                 let dither = dither(seed, tokens[sequence_of[table] as usize].into());
                 let old = Score::from_bits(before[table][slot]);
-                let want = old.accumulate(sum as f32, dither).to_bits();
+                let want = old.accumulate(weight * sum as f32, dither).to_bits();
                 let got = got[paged.at(table, slot)];
                 let off = if group == 1 { 0 } else { 1 };
                 assert!(got.abs_diff(want) <= off, "slot {slot}: {old:?} + {sum}: {got} {want}");

@@ -12,8 +12,8 @@ use headwise::{
         driver::{DeviceBuffer, Stream},
         eviction::SlotData,
         serving::{
-            Cache, CurveConfig, Gemm, Glue, Memory, ModelShape, Phases, Product, Prompt, Tables,
-            curve,
+            Cache, CacheSetup, CurveConfig, Gemm, Memory, ModelShape, Phases, Product, Prompt,
+            Tables, curve,
         },
         verify::{Noise, largest_error},
     },
@@ -22,7 +22,7 @@ use headwise::{
     store::{HostStore, PageStore, Rows, TablePages},
 };
 
-use super::whole::device;
+use super::whole::{device, ran};
 
 fn close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
     let error = largest_error(got, expected);
@@ -130,7 +130,8 @@ impl Setup<'_> {
             self.staging.upload(self.stream, &mut qkv, [(0, bytes)]).unwrap();
             let addresses = [qkv.address(), out.address()];
             // SAFETY: the plan has the step; both buffers have a row for each sequence.
-            unsafe { cache.attend(layer, addresses, self.stream, &mut Phases::default()) }.unwrap();
+            unsafe { cache.attend(layer, addresses, scored, self.stream, &mut Phases::default()) }
+                .unwrap();
             let mut got = vec![f16::ZERO; batch * width];
             let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut got);
             let range = 0..bytes.len();
@@ -164,13 +165,12 @@ impl Setup<'_> {
                 got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
             close("out", &got, &want, 4e-3);
             if scored {
-                for s in 0..batch {
+                for (s, &step) in seen.iter().enumerate() {
                     for h in 0..kv {
                         let head = layer * kv + h;
                         let at = &mut host.scores[s][head];
                         at.push(Score::ZERO);
-                        let step = u64::from(seen[s]);
-                        accumulate(at, scores.head(s, h), head, step).unwrap();
+                        accumulate(at, scores.head(s, h), head, step.into()).unwrap();
                     }
                 }
             }
@@ -258,9 +258,9 @@ impl Setup<'_> {
     }
 }
 
-fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
-    const PAGES: usize = 160;
-    let scored = tables == Tables::PerHead { scores: true };
+fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables, tokens: [usize; 2]) {
+    let pages = 6 * tokens.iter().sum::<usize>() / 8 + 80;
+    let scored = tables == Tables::PerHead { scores: Some(1) };
     let context = kernels.context();
     let bytes = PageLayout::page_bytes_for(format, SHAPE.head_dim, 8).unwrap();
     let layout = PageLayout::new(format, SHAPE.head_dim, bytes).unwrap();
@@ -268,22 +268,22 @@ fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
     let mut noise = Noise::new(9);
     let mut staging = Staging::new(context, 4, 1 << 16).unwrap();
     // Random rows in all pages, the same here and there.
-    let mut store = HostStore::new(PAGES, bytes).unwrap();
-    let all: Vec<u32> = (0..PAGES as u32).collect();
-    let values = PAGES * layout.slots * SHAPE.head_dim;
+    let mut store = HostStore::new(pages, bytes).unwrap();
+    let all: Vec<u32> = (0..pages as u32).collect();
+    let values = pages * layout.slots * SHAPE.head_dim;
     let (k, v) = (noise.values(values), noise.values(values));
     let table = TablePages { pages: &all, layout: &layout };
     let dense = |values| Rows::dense(values, SHAPE.head_dim);
     store.append(table, 0, dense(&k), dense(&v)).unwrap();
-    let mut arena = DeviceBuffer::new(context, PAGES * bytes).unwrap();
+    let mut arena = DeviceBuffer::new(context, pages * bytes).unwrap();
     staging.upload(&stream, &mut arena, [(0, store.bytes())]).unwrap();
-    let data = SlotData::new(context, PAGES, layout.slots).unwrap();
-    let memory = Memory { arena, data, pages: PAGES };
+    let data = SlotData::new(context, pages, layout.slots).unwrap();
+    let memory = Memory { arena, data, pages };
     let mut setup = Setup { stream: &stream, staging, memory, layout, noise };
 
     let policy = Policy { sinks: 2, window: 8, ..Policy::default() };
     let rate = if scored { 2.0 } else { 1.0 };
-    let prompts: Vec<Prompt> = [70, 33]
+    let prompts: Vec<Prompt> = tokens
         .iter()
         .map(|&tokens| {
             Prompt::new(tokens, SHAPE.heads(), layout.slots, rate, &policy, tokens as u64).unwrap()
@@ -291,8 +291,8 @@ fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables) {
         .collect();
     let prompts: Vec<&Prompt> = prompts.iter().collect();
     let (memory, staging) = (&mut setup.memory, &mut setup.staging);
-    let mut cache =
-        Cache::new(kernels, memory, SHAPE, layout, tables, &prompts, staging, &stream).unwrap();
+    let of = CacheSetup { shape: SHAPE, layout, tables };
+    let mut cache = Cache::new(kernels, memory, of, &prompts, staging, &stream).unwrap();
     let scores = |prompt: &&Prompt| -> Vec<Vec<Score>> {
         let codes = |codes: &Vec<u16>| codes.iter().map(|&c| Score::from_bits(c)).collect();
         prompt.heads.iter().map(|head| codes(&head.scores)).collect()
@@ -317,16 +317,28 @@ fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
     device(90, |_, _, kernels| {
         for format in [PageFormat::default(), PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 }]
         {
-            decode_loop(kernels, format, Tables::PerHead { scores: true });
+            decode_loop(kernels, format, Tables::PerHead { scores: Some(1) }, [70, 33]);
         }
+    });
+}
+
+/// Heads that are cut grow in their last part, and their scores come from all parts.
+#[test]
+fn long_heads_are_cut_and_grow() {
+    device(90, |_, _, kernels| {
+        let format = PageFormat::default();
+        decode_loop(kernels, format, Tables::PerHead { scores: Some(1) }, [1500, 40]);
+        decode_loop(kernels, format, Tables::Shared, [700, 40]);
+        assert!(ran().contains(&"headwise_merge".to_owned()), "no head was cut");
     });
 }
 
 #[test]
 fn a_decode_loop_without_scores_is_the_hosts() {
     device(80, |_, _, kernels| {
-        decode_loop(kernels, PageFormat::default(), Tables::PerHead { scores: false });
-        decode_loop(kernels, PageFormat::default(), Tables::Shared);
+        for tables in [Tables::PerHead { scores: None }, Tables::Shared] {
+            decode_loop(kernels, PageFormat::default(), tables, [70, 33]);
+        }
     });
 }
 
@@ -344,19 +356,22 @@ fn the_whole_curve_runs() {
             prompt: 90,
             steps: 32,
             evict_every: 16,
+            score_every: 4,
             rates: vec![1.0, 2.0],
         };
         let mut said = Vec::new();
         let mut progress = |what: &str| said.push(what.to_owned());
         let report = curve(&config, kernels, &HostGemm, &stream, &mut progress).unwrap();
         let names: Vec<&str> = report.runs.iter().map(|run| run.name.as_str()).collect();
-        assert_eq!(names, ["shared table", "per head", "per head, scores", "per head, scores"]);
-        assert_eq!(said.len(), 5);
+        let every = ["per head, scores", "per head, scores 1/4", "per head, scores 1/4"];
+        assert_eq!(names, [&["shared table", "per head"][..], &every].concat());
+        assert_eq!(said.len(), 6);
         assert!(report.runs.iter().all(|run| run.tokens_per_second > 0.0 && run.steps == 32));
-        let evicting = &report.runs[3];
+        let evicting = &report.runs[4];
         assert!(evicting.evictions == 2 && evicting.pages_freed > 0, "{evicting:?}");
         assert!(evicting.held_bytes < report.runs[2].held_bytes, "{evicting:?}");
-        assert_eq!(report.overhead_percent.len(), 2);
+        assert!(report.runs.iter().all(|run| run.peak_bytes <= report.kv_bytes), "{report:?}");
+        assert_eq!(report.overhead_percent.len(), 3);
         let error = curve(
             &CurveConfig { kv_bytes: 1 << 12, ..config },
             kernels,
@@ -366,113 +381,5 @@ fn the_whole_curve_runs() {
         );
         let text = error.unwrap_err().to_string();
         assert!(text.starts_with("4096 bytes of KV memory hold no sequence at 1x"), "{text}");
-    });
-}
-
-#[test]
-fn glue_is_what_plain_loops_say() {
-    device(90, |_, context, kernels| {
-        let stream = Stream::new(context).unwrap();
-        let mut staging = Staging::new(context, 2, 1 << 16).unwrap();
-        let glue = Glue::new(kernels, &stream).unwrap();
-        let mut noise = Noise::new(4);
-        let (rows, hidden, vocab) = (3, 70, 1030);
-        let table = halves(&noise.values(vocab * hidden));
-        let weight = halves(&noise.values(hidden));
-        let y = halves(&noise.values(rows * hidden));
-        let ids = [7u32, 1029, 0];
-        let (heads, dim, stride) = (3, 16, 50);
-        let qkv = halves(&noise.values(rows * stride));
-        let turns = noise.values(9 * dim);
-        let mlp = 600;
-        let gate_up = halves(&noise.values(2 * rows * mlp));
-        let mut logits = halves(&noise.values(rows * vocab));
-        // The first of equal ones, wherever threads find them.
-        (logits[300], logits[812]) = (f16::from_f32(3.0), f16::from_f32(3.0));
-        let mut put = |bytes: &[u8]| {
-            let mut buffer = DeviceBuffer::new(context, bytes.len()).unwrap();
-            staging.upload(&stream, &mut buffer, [(0, bytes)]).unwrap();
-            buffer
-        };
-        let ids_at = put(bytemuck::cast_slice(&ids));
-        let tokens = put(bytemuck::cast_slice(&[4u32, 8, 1]));
-        let table_at = put(bytemuck::cast_slice(&table));
-        let weight_at = put(bytemuck::cast_slice(&weight));
-        let y_at = put(bytemuck::cast_slice(&y));
-        let qkv_at = put(bytemuck::cast_slice(&qkv));
-        let turns_at = put(bytemuck::cast_slice(&turns));
-        let gate_up_at = put(bytemuck::cast_slice(&gate_up));
-        let logits_at = put(bytemuck::cast_slice(&logits));
-        let empty = |values: usize| DeviceBuffer::new(context, 2 * values).unwrap();
-        let (x, h, h_2) = (empty(rows * hidden), empty(rows * hidden), empty(rows * hidden));
-        let (act, best) = (empty(rows * mlp), empty(2 * rows));
-        let of = DeviceBuffer::address;
-        // SAFETY: every buffer has the rows that the sizes name.
-        unsafe {
-            let addresses = [&ids_at, &tokens, &table_at, &x, &h, &weight_at].map(of);
-            glue.embed(rows, hidden, addresses, &stream).unwrap();
-            let addresses = [&x, &y_at, &h_2, &weight_at].map(of);
-            glue.add_norm(rows, hidden, addresses, &stream).unwrap();
-            let addresses = [&qkv_at, &tokens, &turns_at].map(of);
-            glue.rope(rows, [heads, dim, stride], addresses, &stream).unwrap();
-            glue.silu(rows, mlp, [&gate_up_at, &act].map(of), &stream).unwrap();
-            glue.argmax(rows, vocab, [&logits_at, &best].map(of), &stream).unwrap();
-        }
-        let mut get = |buffer: &DeviceBuffer| {
-            let mut bytes = vec![0u8; buffer.bytes()];
-            let range = 0..bytes.len();
-            let range = std::slice::from_ref(&range);
-            staging.download(&stream, buffer, range, &mut bytes).unwrap();
-            bytes
-        };
-        let mut values = |buffer: &DeviceBuffer| -> Vec<f32> {
-            get(buffer).chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()
-        };
-        let weight = floats(&weight);
-        let norm = |x: &[f32]| -> Vec<f32> {
-            let mean = x.iter().map(|v| v * v).sum::<f32>() / hidden as f32;
-            x.iter().zip(&weight).map(|(v, w)| v * w / (mean + 1e-5).sqrt()).collect()
-        };
-        let embedded = |row: usize| floats(&table[ids[row] as usize * hidden..][..hidden]);
-        let added = |row: usize| -> Vec<f32> {
-            let y = floats(&y[row * hidden..][..hidden]);
-            embedded(row).iter().zip(&y).map(|(a, b)| a + b).collect()
-        };
-        let all = |of: &dyn Fn(usize) -> Vec<f32>| -> Vec<f32> { (0..rows).flat_map(of).collect() };
-        close("h", &values(&h), &all(&|row| norm(&embedded(row))), 2e-3);
-        close("x", &values(&x), &all(&added), 2e-3);
-        close("h after", &values(&h_2), &all(&|row| norm(&added(row))), 2e-3);
-        let turned = all(&|row| {
-            let mut turned = floats(&qkv[row * stride..][..stride]);
-            let position = [4, 8, 1][row];
-            for head in 0..heads {
-                for i in 0..dim / 2 {
-                    let [cosine, sine] = [0, 1].map(|j| turns[(position * dim / 2 + i) * 2 + j]);
-                    let (a, b) = (head * dim + i, head * dim + i + dim / 2);
-                    (turned[a], turned[b]) = (
-                        turned[a] * cosine - turned[b] * sine,
-                        turned[b] * cosine + turned[a] * sine,
-                    );
-                }
-            }
-            turned
-        });
-        close("rope", &values(&qkv_at), &turned, 2e-3);
-        let gated = all(&|row| {
-            let row = floats(&gate_up[2 * row * mlp..][..2 * mlp]);
-            (0..mlp).map(|i| row[i] / (1.0 + (-row[i]).exp()) * row[mlp + i]).collect()
-        });
-        close("silu", &values(&act), &gated, 2e-3);
-        let largest = |row: &[f16]| {
-            let best = row.iter().copied().fold(f16::NEG_INFINITY, f16::max);
-            row.iter().position(|&v| v == best).unwrap() as u32
-        };
-        let want: Vec<u32> = logits.chunks(vocab).map(largest).collect();
-        let words = |bytes: Vec<u8>| -> Vec<u32> {
-            bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect()
-        };
-        assert_eq!(words(get(&best)), want);
-        assert_eq!(want[0], 300);
-        assert_eq!(words(get(&tokens)), [5, 9, 2], "each step counts a token");
     });
 }

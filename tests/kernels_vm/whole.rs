@@ -88,6 +88,11 @@ fn run(launch: &Launch<'_>) -> Result<(), String> {
     Ok(())
 }
 
+/// Kernels that ran on this thread since the last call.
+pub fn ran() -> Vec<String> {
+    RAN.take()
+}
+
 /// A device that runs PTX; `None`, loudly, where there is no C compiler or no NVRTC.
 pub fn device(arch: c_int, test: impl FnOnce(&Fake, &Context, &Arc<Kernels>)) {
     let Some(fake) = Fake::new() else { return };

@@ -110,7 +110,7 @@ pub struct Tensors {
     pub out: u64,
     /// Log-sum-exps, f32, one per row.
     pub lse: u64,
-    /// Scaled scores `[slots, group]`, f32, for kernels that write them; else 0.
+    /// Scaled scores `[slots, group]`, f32, of a specialisation that has them; 0 writes none.
     pub logits: u64,
     /// Scale of q·k.
     pub scale: f32,
@@ -125,6 +125,8 @@ pub struct Tensors {
 pub struct Decoder {
     specialisation: Specialisation,
     decode: Arc<Loaded>,
+    /// The same without logits, where the specialisation has them.
+    plain: Arc<Loaded>,
     merge: Arc<Loaded>,
     blocks: u32,
     most_heads: usize,
@@ -145,13 +147,16 @@ impl Decoder {
         stream: &Stream,
     ) -> Result<Self, CudaError> {
         let decode = kernels.get(KernelFile::Decode, &specialisation, stream)?;
-        let merge = kernels.get(KernelFile::Merge, &specialisation, stream)?;
+        let without = Specialisation { logits: false, ..specialisation };
+        let plain = kernels.get(KernelFile::Decode, &without, stream)?;
+        let merge = kernels.get(KernelFile::Merge, &without, stream)?;
         let blocks = kernels.multiprocessors() * decode.blocks_per_multiprocessor();
         let most_items = WorkPlan::most_ranges(most_heads, blocks);
         let buffer = |bytes: usize| DeviceBuffer::new(kernels.context(), bytes);
         let rows = most_items * specialisation.group;
         Ok(Self {
             decode,
+            plain,
             merge,
             blocks,
             most_heads,
@@ -264,9 +269,10 @@ impl Decoder {
             logits,
             Argument::F32(tensors.scale),
         ];
+        let decode = if tensors.logits == 0 { &self.plain } else { &self.decode };
         // SAFETY: the arguments are those of `headwise_decode`; the plan's items stay within the
         // buffers, whose sizes bound any plan of `most_heads`; the caller vouches for the tensors.
-        unsafe { self.decode.launch(stream, [self.blocks, group.div_ceil(16), 1], &arguments) }?;
+        unsafe { decode.launch(stream, [self.blocks, group.div_ceil(16), 1], &arguments) }?;
         let arguments = [merges, partial_out, partial_lse, out, lse];
         // SAFETY: the arguments are those of `headwise_merge`; the items are of the same plan.
         unsafe { self.merge.launch(stream, [self.merge_blocks, group, 1], &arguments) }

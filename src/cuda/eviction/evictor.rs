@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use rayon::prelude::*;
+
 use super::{CompactHead, PriceHead, SelectHead, SlotAddresses, launches};
 use crate::{
     base::SlotMove,
@@ -52,7 +54,8 @@ impl Costs {
     /// than the device was asked to list.
     pub fn head(&self, head: usize) -> impl ExactSizeIterator<Item = Score> + '_ {
         let start = head * self.most;
-        let codes = &self.scores[start..start + self.counts[head] as usize];
+        let count = (self.counts[head] as usize).min(self.most);
+        let codes = &self.scores[start..start + count];
         codes.iter().map(|&code| Score::from_bits(code))
     }
 
@@ -222,6 +225,6 @@ impl Evictor {
             let moves = &moves[first..first + count.min(room(head)) as usize];
             moves.iter().map(|&[from, to]| SlotMove { from, to }).collect()
         };
-        Ok(self.last.iter().zip(&counts).map(of_head).collect())
+        Ok(self.last.par_iter().zip(&counts).map(of_head).collect())
     }
 }

@@ -80,7 +80,8 @@ impl StepScorer {
         Ok(())
     }
 
-    /// Queues the launch.
+    /// Queues the launch. The step counts `weight` times: 1, or the number of steps of which one is
+    /// scored.
     ///
     /// # Safety
     /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it, its heads say
@@ -90,6 +91,7 @@ impl StepScorer {
         &self,
         tensors: &StepTensors,
         data: SlotAddresses,
+        weight: f32,
         stream: &Stream,
     ) -> Result<(), CudaError> {
         for (first, count) in launches(self.count) {
@@ -97,8 +99,8 @@ impl StepScorer {
             let StepTensors { page_ids, tokens, logits, lse } = *tensors;
             let [heads, page_ids, tokens, logits, lse, scores] =
                 [heads, page_ids, tokens, logits, lse, data.scores].map(Argument::U64);
-            let stride = Argument::U32(data.stride);
-            let arguments = [heads, page_ids, tokens, logits, lse, scores, stride];
+            let (stride, weight) = (Argument::U32(data.stride), Argument::F32(weight));
+            let arguments = [heads, page_ids, tokens, logits, lse, scores, stride, weight];
             // SAFETY: the arguments are those of `headwise_score_step`; the caller vouches for them.
             unsafe { self.kernel.launch(stream, [self.blocks, count, 1], &arguments) }?;
         }

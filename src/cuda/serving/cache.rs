@@ -36,9 +36,20 @@ pub enum Tables {
     Shared,
     /// One per head, with or without scores.
     PerHead {
-        /// Whether each step adds to the scores at rest.
-        scores: bool,
+        /// Scores at rest are kept, of one in so many steps, each of which counts for so many.
+        scores: Option<u32>,
     },
+}
+
+/// What a cache is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheSetup {
+    /// The model.
+    pub shape: ModelShape,
+    /// Its pages.
+    pub layout: PageLayout,
+    /// Its tables.
+    pub tables: Tables,
 }
 
 /// The launches of one layer, or of all layers where they share tables.
@@ -82,13 +93,12 @@ impl Cache {
     pub fn new(
         kernels: &Kernels,
         memory: &mut Memory,
-        shape: ModelShape,
-        layout: PageLayout,
-        tables: Tables,
+        setup: CacheSetup,
         prompts: &[&Prompt],
         staging: &mut Staging,
         stream: &Stream,
     ) -> Result<Self, ServingError> {
+        let CacheSetup { shape, layout, tables } = setup;
         let context = kernels.context();
         let batch = prompts.len();
         let (heads, rows) = (shape.heads(), batch * shape.kv_heads);
@@ -96,7 +106,7 @@ impl Cache {
             Tables::Shared => (memory.pages / heads, 1, 1),
             Tables::PerHead { .. } => (memory.pages, heads, shape.layers),
         };
-        let scores = tables == Tables::PerHead { scores: true };
+        let scores = matches!(tables, Tables::PerHead { scores: Some(_) });
         let manager = BlockManager::new(pool).map_err(PlanError::from)?;
         let plan = Arc::new(TablePlan::new(vec![layout.slots; table_heads])?);
         let sequences: Vec<Sequence> = prompts
@@ -275,7 +285,7 @@ impl Cache {
     }
 
     /// Queues a layer's append, attention and scores: rows of q, k and v in, outputs out, both
-    /// [`ModelShape::qkv`] values apart.
+    /// [`ModelShape::qkv`] values apart. `scored`: the step adds to the scores, if any are kept.
     ///
     /// # Safety
     /// The last [`plan`](Self::plan) has a step left; the addresses cover a row for each sequence, until
@@ -284,6 +294,7 @@ impl Cache {
         &self,
         layer: usize,
         [qkv, out]: [u64; 2],
+        scored: bool,
         stream: &Stream,
         phases: &mut Phases,
     ) -> Result<(), ServingError> {
@@ -304,6 +315,11 @@ impl Cache {
         };
         let page_ids = self.mirror.address();
         let score_heads = work.scorer.as_ref().map_or(0, StepScorer::heads);
+        let weight = match self.tables {
+            Tables::PerHead { scores: Some(every) } => every as f32,
+            _ => 1.0,
+        };
+        let scorer = work.scorer.as_ref().filter(|_| scored);
         let items = work.decoder.items();
         let addresses = [arena, page_ids, items, self.tokens.address(), score_heads];
         let tensors = Tensors {
@@ -312,7 +328,7 @@ impl Cache {
             queries: qkv,
             out,
             lse: self.lse.address(),
-            logits: self.logits_at,
+            logits: if scorer.is_some() { self.logits_at } else { 0 },
             scale: 1.0 / (head_dim as f32).sqrt(),
         };
         phases.mark(Phase::Append, stream)?;
@@ -322,11 +338,11 @@ impl Cache {
             work.appender.launch(addresses, &rows, self.data, advance, stream)?;
             phases.mark(Phase::Attention, stream)?;
             work.decoder.launch(&tensors, stream)?;
-            if let Some(scorer) = &work.scorer {
+            if let Some(scorer) = scorer {
                 phases.mark(Phase::Score, stream)?;
                 let (tokens, lse) = (self.tokens.address(), self.lse.address());
                 let read = StepTensors { page_ids, tokens, logits: self.logits_at, lse };
-                scorer.launch(&read, self.data, stream)?;
+                scorer.launch(&read, self.data, weight, stream)?;
             }
         }
         Ok(())

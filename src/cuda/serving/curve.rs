@@ -1,10 +1,12 @@
 //! Throughput by compression rate, in fixed KV memory.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
+
+use rayon::prelude::*;
 
 use super::{
-    Cache, Evicted, Gemm, HostTime, Memory, Model, ModelShape, PAPER_H100, PAPER_L4, Phases,
-    Prompt, Run, ServingError, ServingReport, Tables, Weights, model::fill,
+    Cache, CacheSetup, Evicted, Gemm, HostTime, Memory, Model, ModelShape, PAPER_H100, PAPER_L4,
+    Phase, Phases, Prompt, Run, ServingError, ServingReport, Tables, Weights, model::fill,
 };
 use crate::{
     cuda::{
@@ -19,6 +21,8 @@ use crate::{
 
 /// Steps of a plan.
 const WINDOW: usize = 16;
+/// Steps before those that are timed: a plan that fills the tables, and one as all later ones are.
+const WARM_UP: usize = 2 * WINDOW;
 /// Prompts that differ; sequences take turns at them.
 const PROMPTS: usize = 4;
 /// Pages of random rows that are copied over the arena.
@@ -47,6 +51,8 @@ pub struct CurveConfig {
     pub steps: usize,
     /// Steps between evictions, rounded up to whole plans.
     pub evict_every: usize,
+    /// Score one in so many steps.
+    pub score_every: u32,
     /// Compression rates, from 1 up.
     pub rates: Vec<f64>,
 }
@@ -60,9 +66,9 @@ impl CurveConfig {
         self.evict_every.max(1).next_multiple_of(WINDOW).min(self.timed_steps())
     }
 
-    /// The longest a sequence gets: a warm-up plan, then what is timed.
+    /// The longest a sequence gets: the warm-up, then what is timed.
     fn longest(&self) -> usize {
-        self.prompt + WINDOW + self.timed_steps()
+        self.prompt + WARM_UP + self.timed_steps()
     }
 
     fn pages(&self, tokens: usize) -> usize {
@@ -77,7 +83,7 @@ impl CurveConfig {
         }
         // What the budget leaves, and what heads grow by before the next eviction; each may be in the
         // middle of a page.
-        let grown = self.between_evictions() + WINDOW;
+        let grown = self.between_evictions() + WARM_UP;
         let kept = (whole as f64 / rate) as usize;
         (kept + self.model.heads() * (grown.div_ceil(self.page_slots) + 1)).min(whole)
     }
@@ -144,11 +150,14 @@ pub fn curve<G: Gemm>(
     let mut bench =
         Bench { config, layout, kernels, stream, staging, memory, weights, gemm, pages };
 
-    let mut runs = vec![bench.run("shared table", 1.0, Tables::Shared, progress)?];
-    runs.push(bench.run("per head", 1.0, Tables::PerHead { scores: false }, progress)?);
+    let scores = |every| Tables::PerHead { scores: Some(every) };
+    let mut runs = vec![bench.run(1.0, Tables::Shared, progress)?];
+    runs.push(bench.run(1.0, Tables::PerHead { scores: None }, progress)?);
+    if config.score_every > 1 {
+        runs.push(bench.run(1.0, scores(1), progress)?);
+    }
     for &rate in &config.rates {
-        let name = "per head, scores";
-        runs.push(bench.run(name, rate, Tables::PerHead { scores: true }, progress)?);
+        runs.push(bench.run(rate, scores(config.score_every), progress)?);
     }
     let baseline = (runs[0].tokens_per_second, runs[0].step_ms / runs[0].sequences as f64);
     runs.iter_mut().for_each(|run| run.relative = run.tokens_per_second / baseline.0);
@@ -181,16 +190,22 @@ pub fn curve<G: Gemm>(
 impl<G: Gemm> Bench<'_, G> {
     fn run(
         &mut self,
-        name: &str,
         rate: f64,
         tables: Tables,
         progress: &mut dyn FnMut(&str),
     ) -> Result<Run, ServingError> {
         let config = self.config;
+        let (name, score_every) = match tables {
+            Tables::Shared => ("shared table".to_owned(), None),
+            Tables::PerHead { scores: None } => ("per head".to_owned(), None),
+            Tables::PerHead { scores: Some(1) } => ("per head, scores".to_owned(), Some(1)),
+            Tables::PerHead { scores: Some(n) } => (format!("per head, scores 1/{n}"), Some(n)),
+        };
         let sequences = config.sequences(rate, self.pages);
         progress(&format!("{name}, {rate}x: {sequences} sequences"));
         let (policy, heads) = (Policy::default(), config.model.heads());
         let prompts: Vec<Prompt> = (0..PROMPTS.min(sequences))
+            .into_par_iter()
             .map(|i| {
                 let seed = 100 + i as u64;
                 Prompt::new(config.prompt, heads, self.layout.slots, rate, &policy, seed)
@@ -198,16 +213,9 @@ impl<G: Gemm> Bench<'_, G> {
             .collect::<Result<_, _>>()?;
         let prompts: Vec<&Prompt> = (0..sequences).map(|i| &prompts[i % prompts.len()]).collect();
         let (kernels, stream, staging) = (self.kernels, self.stream, &mut self.staging);
-        let mut cache = Cache::new(
-            kernels,
-            &mut self.memory,
-            config.model,
-            self.layout,
-            tables,
-            &prompts,
-            staging,
-            stream,
-        )?;
+        let setup = CacheSetup { shape: config.model, layout: self.layout, tables };
+        let memory = &mut self.memory;
+        let mut cache = Cache::new(kernels, memory, setup, &prompts, staging, stream)?;
         let sizes = [sequences, config.longest() + 1];
         let model =
             Model::new(config.model, &self.weights, self.gemm, kernels, sizes, staging, stream)?;
@@ -215,19 +223,22 @@ impl<G: Gemm> Bench<'_, G> {
         let lengths = prompts.iter().flat_map(|prompt| prompt.heads.iter().map(|h| h.slots));
         let (longest, all) = lengths.fold((0, 0), |(most, sum), n| (n.max(most), sum + n));
 
-        let (mut host, phases_ms) = warm_up(&mut cache, &model, staging, stream)?;
+        let scored = |step: usize| step.is_multiple_of(score_every.unwrap_or(1) as usize);
+        let (mut host, phases_ms) = warm_up(&mut cache, &model, config, staging, stream)?;
         let (steps, every) = (config.timed_steps(), config.between_evictions());
         let (begin, end) = (Event::timed(kernels.context())?, Event::timed(kernels.context())?);
         let mut done = Evicted::default();
-        let mut evictions = 0;
+        let (mut evictions, mut peak_bytes) = (0, cache.held_bytes());
         let mut off = Phases::default();
         let started = Instant::now();
         begin.record(stream)?;
         for window in 1..=steps / WINDOW {
             cache.plan(WINDOW, staging, stream)?;
-            for _ in 0..WINDOW {
+            peak_bytes = peak_bytes.max(cache.held_bytes());
+            for step in 0..WINDOW {
+                let scored = scored(window * WINDOW + step);
                 // SAFETY: the plan has the step; the model was made for these sequences and lengths.
-                unsafe { model.step(&cache, stream, &mut off) }?;
+                unsafe { model.step(&cache, scored, stream, &mut off) }?;
             }
             if rate > 1.0 && (window * WINDOW).is_multiple_of(every) {
                 // What is queued before belongs to the steps.
@@ -244,12 +255,13 @@ impl<G: Gemm> Bench<'_, G> {
         stream.synchronize()?;
         let step_ms = started.elapsed().as_secs_f64() * 1e3 / steps as f64;
         Ok(Run {
-            name: name.to_owned(),
+            name,
             rate,
             per_head: tables != Tables::Shared,
-            scores: tables == Tables::PerHead { scores: true },
+            score_every,
             sequences,
             held_bytes,
+            peak_bytes,
             ragged: longest as f64 * (sequences * heads) as f64 / all.max(1) as f64,
             steps,
             step_ms,
@@ -265,33 +277,41 @@ impl<G: Gemm> Bench<'_, G> {
     }
 }
 
-/// One plan's steps: host times with nothing queued before, and where one step's device time goes.
+/// Two plans' steps: host times with nothing queued before, and where one step's device time goes.
 fn warm_up<G: Gemm>(
     cache: &mut Cache,
     model: &Model<'_, G>,
+    config: &CurveConfig,
     staging: &mut Staging,
     stream: &Stream,
-) -> Result<(HostTime, std::collections::BTreeMap<super::Phase, f64>), ServingError> {
-    const PLAIN: usize = 4;
+) -> Result<(HostTime, BTreeMap<Phase, f64>), ServingError> {
     const LAUNCHED: usize = 4;
-    stream.synchronize()?;
-    let started = Instant::now();
-    cache.plan(WINDOW, staging, stream)?;
-    let plan_ms = started.elapsed().as_secs_f64() * 1e3 / WINDOW as f64;
-    let (mut off, mut on) = (Phases::default(), Phases::on());
-    let mut launch_ms = 0.0;
-    for step in 0..WINDOW {
-        stream.synchronize()?;
+    let mut host = HostTime::default();
+    // Twelve phases of a layer, and a few around them.
+    let marks = 16 * (config.model.layers + 1);
+    let (mut off, mut on) = (Phases::default(), Phases::on(stream.context(), marks)?);
+    for step in 0..WARM_UP {
+        if step.is_multiple_of(WINDOW) {
+            stream.synchronize()?;
+            let started = Instant::now();
+            cache.plan(WINDOW, staging, stream)?;
+            host.plan_ms = started.elapsed().as_secs_f64() * 1e3 / WINDOW as f64;
+        }
+        // The last steps run as they will: the device is busy while its time is taken.
+        let launched = (WINDOW..WINDOW + LAUNCHED).contains(&step);
+        if launched {
+            stream.synchronize()?;
+        }
         let started = Instant::now();
-        let phases = if step == WINDOW - 1 { &mut on } else { &mut off };
+        let phases = if step == WARM_UP - 1 { &mut on } else { &mut off };
         // SAFETY: the plan has the step; the model was made for these sequences and lengths.
-        unsafe { model.step(cache, stream, phases) }?;
-        if (PLAIN..PLAIN + LAUNCHED).contains(&step) {
-            launch_ms += started.elapsed().as_secs_f64() * 1e3 / LAUNCHED as f64;
+        unsafe { model.step(cache, true, stream, phases) }?;
+        if launched {
+            host.launch_ms += started.elapsed().as_secs_f64() * 1e3 / LAUNCHED as f64;
         }
     }
     stream.synchronize()?;
-    Ok((HostTime { launch_ms, plan_ms, evict_ms: 0.0 }, on.milliseconds()?))
+    Ok((host, on.milliseconds()?))
 }
 
 /// Pages of random rows, as the format stores them.
@@ -324,6 +344,7 @@ mod tests {
             prompt: 6000,
             steps: 128,
             evict_every: 64,
+            score_every: 4,
             rates: vec![1.0],
         }
     }
@@ -333,21 +354,21 @@ mod tests {
         let config = config();
         let page_bytes = 16 * 128 * 2 * 2;
         let pages = config.kv_bytes / page_bytes;
-        // 6,144 tokens at most: 384 pages of 256 heads, 768 MiB.
-        assert_eq!(config.most_pages(1.0), 384 * 256);
+        // 6,160 tokens at most: 385 pages of 256 heads, 770 MiB.
+        assert_eq!(config.most_pages(1.0), 385 * 256);
         let at = |rate| config.sequences(rate, pages);
-        assert_eq!((at(1.0), at(2.0), at(4.0)), (32, 62, 120));
+        assert_eq!((at(1.0), at(2.0), at(4.0)), (31, 61, 119));
         assert_eq!(at(64.0), 256);
         let small = CurveConfig { kv_bytes: 6 << 30, ..config.clone() };
         let rates = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0];
         let counts = rates.map(|rate| small.sequences(rate, pages / 4));
-        assert!(counts.is_sorted() && counts[0] == 8 && counts[6] == 256, "{counts:?}");
+        assert!(counts.is_sorted() && counts[0] == 7 && counts[6] == 256, "{counts:?}");
     }
 
     #[test]
     fn plans_are_whole_and_evictions_happen_within_the_run() {
         let config = CurveConfig { steps: 5, evict_every: 100, ..config() };
         assert_eq!((config.timed_steps(), config.between_evictions()), (16, 16));
-        assert_eq!(config.longest(), 6000 + 32);
+        assert_eq!(config.longest(), 6000 + 48);
     }
 }

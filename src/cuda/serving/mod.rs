@@ -20,7 +20,7 @@ mod phases;
 mod prompt;
 mod report;
 
-pub use cache::{Cache, Memory, Tables};
+pub use cache::{Cache, CacheSetup, Memory, Tables};
 pub use cublas::{CuBlas, ENV_FOLDER, Gemm, Product};
 pub use curve::{CurveConfig, curve};
 pub use error::ServingError;

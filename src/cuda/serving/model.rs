@@ -9,8 +9,9 @@ use crate::cuda::{
 
 /// Bytes of a weight or an activation: f16.
 const HALF: usize = 2;
-/// Random weights are copied from a block of this many values.
-const BLOCK: usize = 4 << 20;
+/// Random weights are copied from a block of this many values: no multiple of a row, or rows of
+/// different matrices would be the same.
+const BLOCK: usize = (4 << 20) + 1032;
 /// The spread of weights, as models are initialised.
 const SPREAD: f32 = 0.035;
 /// The base of the rotary embedding's angles.
@@ -204,6 +205,7 @@ impl<'a, G: Gemm> Model<'a, G> {
     }
 
     /// Queues a decode step of the cache's sequences: every one appends a token and gets its next.
+    /// `scored`: the step adds to the scores at rest, if the cache keeps any.
     ///
     /// # Safety
     /// The cache has a [planned](Cache::plan) step left, its sequences are no more than the rows
@@ -211,6 +213,7 @@ impl<'a, G: Gemm> Model<'a, G> {
     pub unsafe fn step(
         &self,
         cache: &Cache,
+        scored: bool,
         stream: &Stream,
         phases: &mut Phases,
     ) -> Result<(), ServingError> {
@@ -252,7 +255,7 @@ impl<'a, G: Gemm> Model<'a, G> {
                 phases.mark(Phase::Glue, stream)?;
                 let turned = [shape.query_heads + shape.kv_heads, shape.head_dim, shape.qkv()];
                 glue.rope(rows, turned, [qkv, tokens, self.turns.address()], stream)?;
-                cache.attend(layer, [qkv, attention], stream, phases)?;
+                cache.attend(layer, [qkv, attention], scored, stream, phases)?;
                 phases.mark(Phase::Products, stream)?;
                 let out = product(hidden, width, shape.qkv());
                 self.gemm.multiply(&out, [w_o, attention, y], stream)?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ServingError;
-use crate::cuda::driver::{Event, Stream};
+use crate::cuda::driver::{Context, Event, Stream};
 
 /// A part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -24,14 +24,16 @@ pub enum Phase {
 /// Marks between the phases of one step; off, it does nothing.
 #[derive(Debug, Default)]
 pub struct Phases {
-    on: bool,
+    spare: Vec<Event>,
     marks: Vec<(Option<Phase>, Event)>,
 }
 
 impl Phases {
-    /// Takes the time.
-    pub fn on() -> Self {
-        Self { on: true, marks: Vec::new() }
+    /// Takes the time at up to `marks` marks.
+    pub fn on(context: &Context, marks: usize) -> Result<Self, ServingError> {
+        // Made beforehand: the host must not fall behind the device while it is measured.
+        let spare = (0..marks).map(|_| Event::timed(context)).collect::<Result<_, _>>()?;
+        Ok(Self { spare, marks: Vec::with_capacity(marks) })
     }
 
     /// What follows in the stream is of `phase`.
@@ -45,8 +47,7 @@ impl Phases {
     }
 
     fn record(&mut self, phase: Option<Phase>, stream: &Stream) -> Result<(), ServingError> {
-        if self.on {
-            let event = Event::timed(stream.context())?;
+        if let Some(event) = self.spare.pop() {
             event.record(stream)?;
             self.marks.push((phase, event));
         }

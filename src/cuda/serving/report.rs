@@ -35,12 +35,14 @@ pub struct Run {
     pub rate: f64,
     /// Whether each head has a table of its own.
     pub per_head: bool,
-    /// Whether each step adds to the scores of slots.
-    pub scores: bool,
+    /// Of how many steps one adds to the scores of slots, if any does.
+    pub score_every: Option<u32>,
     /// Sequences at once.
     pub sequences: usize,
     /// Bytes of pages that they held at the start.
     pub held_bytes: usize,
+    /// The most that they held while timed.
+    pub peak_bytes: usize,
     /// Slots of the longest head over the mean, at the start.
     pub ragged: f64,
     /// Steps that were timed.
@@ -53,7 +55,7 @@ pub struct Run {
     pub tokens_per_second: f64,
     /// Of the baseline's.
     pub relative: f64,
-    /// Where the device's time of one step goes, in milliseconds.
+    /// Where the device's time of one step goes, in milliseconds; a step that is scored, if any is.
     pub phases_ms: BTreeMap<Phase, f64>,
     /// Where the host's goes.
     pub host: HostTime,
