@@ -10,6 +10,7 @@ mod clock;
 mod correct;
 mod decode;
 mod movers;
+mod scores;
 mod table;
 
 use std::sync::Arc;

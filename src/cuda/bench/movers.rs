@@ -35,14 +35,14 @@ const MOVED_ONE_IN: u32 = 4;
 const MOVED_SLOTS: u32 = 8192;
 
 /// What the measurements share.
-struct Bench<'a> {
-    clock: &'a mut Clock,
-    kernels: &'a Kernels,
-    arena: &'a Arena,
-    plan: &'a BenchPlan,
+pub(super) struct Bench<'a> {
+    pub clock: &'a mut Clock,
+    pub kernels: &'a Kernels,
+    pub arena: &'a Arena,
+    pub plan: &'a BenchPlan,
     format: PageFormat,
-    specialisation: Specialisation,
-    staging: Staging,
+    pub specialisation: Specialisation,
+    pub staging: Staging,
 }
 
 /// Times each kernel on pages of one format.
@@ -57,22 +57,27 @@ pub fn measure(
     let specialisation =
         Specialisation { io: SlotFormat::F16, ..Specialisation::new(arena.layout, plan.group) };
     let mut bench = Bench { clock, kernels, arena, plan, format, specialisation, staging };
+    let data = bench.scores()?;
     Ok(vec![
         bench.append()?,
         bench.prefill()?,
         bench.merge()?,
         bench.score()?,
+        bench.score_pool(&data)?,
+        bench.score_step(&data)?,
+        bench.select(&data)?,
         bench.compact()?,
         bench.copy()?,
+        bench.gather()?,
     ])
 }
 
 impl Bench<'_> {
-    fn layout(&self) -> &PageLayout {
+    pub(super) fn layout(&self) -> &PageLayout {
         &self.arena.layout
     }
 
-    fn row(
+    pub(super) fn row(
         &mut self,
         kernel: &'static str,
         case: String,
@@ -85,11 +90,14 @@ impl Bench<'_> {
         Ok(MoverRow { kernel, format, case, bytes, micros, gbps, share: 0.0, tflops: None })
     }
 
-    fn buffer(&self, bytes: usize) -> Result<DeviceBuffer, CudaError> {
+    pub(super) fn buffer(&self, bytes: usize) -> Result<DeviceBuffer, CudaError> {
         DeviceBuffer::new(self.clock.stream.context(), bytes)
     }
 
-    fn list<T: bytemuck::Pod>(&mut self, values: &[T]) -> Result<DeviceBuffer, CudaError> {
+    pub(super) fn list<T: bytemuck::Pod>(
+        &mut self,
+        values: &[T],
+    ) -> Result<DeviceBuffer, CudaError> {
         upload(values, &mut self.staging, &self.clock.stream)
     }
 
@@ -101,7 +109,7 @@ impl Bench<'_> {
     }
 
     /// Heads of `slots` slots that fit in about [`MOVED_BYTES`] of pages, and the pages of each.
-    fn heads(&self, slots: u32) -> (u32, u32) {
+    pub(super) fn heads(&self, slots: u32) -> (u32, u32) {
         let pages = slots.div_ceil(self.layout().slots as u32);
         let heads = MOVED_BYTES / (pages as usize * self.layout().page_bytes);
         (heads.max(1) as u32, pages)
@@ -253,14 +261,17 @@ impl Bench<'_> {
         let (moves, tables, counts) =
             (self.list(&moves)?, self.list(&tables)?, self.list(&counts)?);
         let bytes = (heads * each) as usize * 2 * self.layout().slot_bytes();
-        let arguments = [
+        let addresses = [
             self.arena.pages(),
             self.arena.ids(0, 0),
             tables.address(),
             moves.address(),
             counts.address(),
-        ]
-        .map(Argument::U64);
+            // No scores and no positions move along.
+            0,
+            0,
+        ];
+        let arguments = [&addresses.map(Argument::U64)[..], &[Argument::U32(0)]].concat();
         let blocks = each.div_ceil((kernel.threads() / 32).max(1));
         let case = format!("{} slots of {heads} heads", heads * each);
         self.row("compact", case, bytes, &mut |_, stream| {
