@@ -10,8 +10,8 @@
 //             be null and is then left out
 //
 // Grid: x = any number of blocks, y = heads. Block: headwise_compact_threads threads, no dynamic
-// shared memory. A warp moves one slot at a time, byte for byte: payloads in 16-byte chunks, then
-// scales.
+// shared memory. A warp moves one slot at a time, byte for byte: first it reads all of K, V and their
+// scales, payloads in 16-byte chunks, then it writes them.
 #include "score.cuh"
 
 using namespace hw;
@@ -26,18 +26,39 @@ struct Head {
 
 constexpr u32 THREADS = 128;
 
-template <class S>
+// Chunks of K, then of V; how many of them a lane has.
+constexpr u32 CHUNKS = Keys::CHUNKS + Values::CHUNKS;
+constexpr u32 MINE = ceil_div(CHUNKS, WARP);
+constexpr u32 KEY_SCALES = Keys::SCALED ? Keys::SCALE_GROUPS : 0;
+constexpr u32 SCALES = KEY_SCALES + (Values::SCALED ? Values::SCALE_GROUPS : 0);
+static_assert(SCALES <= WARP, "a lane a scale");
+
+// Where a chunk or a scale of a slot is.
+template <class P>
+__device__ __forceinline__ P* chunk_at(P* page, u32 slot, u32 chunk) {
+    return chunk < Keys::CHUNKS ? Keys::payload(page, slot) + 16 * chunk
+                                : Values::payload(page, slot) + 16 * (chunk - Keys::CHUNKS);
+}
+template <class P>
+__device__ __forceinline__ P* scale_at(P* page, u32 slot, u32 group) {
+    return group < KEY_SCALES ? Keys::scale(page, slot) + 2 * group
+                              : Values::scale(page, slot) + 2 * (group - KEY_SCALES);
+}
+
 __device__ __forceinline__ void move_slot(const u8* from, u32 from_slot, u8* to, u32 to_slot,
                                           u32 lane) {
-    const uint4* const source = reinterpret_cast<const uint4*>(S::payload(from, from_slot));
-    uint4* const target = reinterpret_cast<uint4*>(S::payload(to, to_slot));
+    uint4 held[MINE];
 #pragma unroll
-    for (u32 chunk = lane; chunk < S::CHUNKS; chunk += WARP) target[chunk] = source[chunk];
-    if constexpr (S::SCALED) {
-        if (lane < S::SCALE_GROUPS)
-            reinterpret_cast<u16*>(S::scale(to, to_slot))[lane] =
-                reinterpret_cast<const u16*>(S::scale(from, from_slot))[lane];
-    }
+    for (u32 i = 0; i < MINE; ++i)
+        if (lane + i * WARP < CHUNKS)
+            held[i] = *reinterpret_cast<const uint4*>(chunk_at(from, from_slot, lane + i * WARP));
+    u16 scale = 0;
+    if (lane < SCALES) scale = *reinterpret_cast<const u16*>(scale_at(from, from_slot, lane));
+#pragma unroll
+    for (u32 i = 0; i < MINE; ++i)
+        if (lane + i * WARP < CHUNKS)
+            *reinterpret_cast<uint4*>(chunk_at(to, to_slot, lane + i * WARP)) = held[i];
+    if (lane < SCALES) *reinterpret_cast<u16*>(scale_at(to, to_slot, lane)) = scale;
 }
 
 }  // namespace
@@ -58,8 +79,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const u8* const from =
             page_at(const_cast<const u8*>(pages), page_ids[head.read_pages + move.x / PAGE_SLOTS]);
         u8* const to = page_at(pages, page_ids[head.written_pages + move.y / PAGE_SLOTS]);
-        move_slot<Keys>(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
-        move_slot<Values>(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
+        move_slot(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
         if (lane == 0 && (scores || positions)) {
             const u64 source = datum_of(page_ids, head.read_pages, move.x, stride);
             const u64 target = datum_of(page_ids, head.written_pages, move.y, stride);

@@ -9,8 +9,8 @@
 // Grid: x = merges, y = GROUP. Block: headwise_merge_threads threads, no dynamic shared memory.
 // out = Σ 2^(lse_i − lse) · out_i: partials of no slots, whose lse is minus infinity, drop out.
 //
-// A merge is a chain of few, small loads, so what counts is how many are under way: rows of threads
-// take every ROWSth partial, and the log-sum-exps are read by lanes, a partial each.
+// A merge is a chain of few, small loads, so what counts is how many are under way: each lane reads the
+// log-sum-exp of a partial, and the loop over partials, whose loads wait for nothing, is unrolled.
 #include "format.cuh"
 
 using namespace hw;
@@ -24,10 +24,8 @@ struct Merge {
 };
 
 constexpr u32 NO_QUERY = 0xffffffffu;
-// Threads that take a partial's channels, four each, in whole warps; and how many such rows there are.
-constexpr u32 ROW_THREADS = ceil_div(D / 4, WARP) * WARP;
-constexpr u32 ROWS = ROW_THREADS == WARP ? 4 : 2;
-constexpr u32 THREADS = ROWS * ROW_THREADS;
+// Four channels a thread, in whole warps.
+constexpr u32 THREADS = ceil_div(D / 4, WARP) * WARP;
 
 }  // namespace
 
@@ -38,13 +36,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_merge(const Merge* __restrict__ merges, const float* __restrict__ partial_out,
                    const float* __restrict__ partial_lse, u8* __restrict__ out,
                    float* __restrict__ lse) {
-    __shared__ float4 shared_out[ROWS][ROW_THREADS];
-    __shared__ float shared_sum[ROWS];
     const Merge merge = merges[blockIdx.x];
     const u32 head = blockIdx.y;
     if (merge.query == NO_QUERY) return;
-    const u32 lane = threadIdx.x % WARP, row = threadIdx.x / ROW_THREADS;
-    const u32 column = threadIdx.x % ROW_THREADS, channel = 4 * column;
+    const u32 lane = threadIdx.x % WARP, channel = 4 * threadIdx.x;
     const auto lse_of = [&](u32 i) {
         return i < merge.count
                    ? partial_lse[static_cast<u64>(merge.first + i) * GROUP + head]
@@ -59,13 +54,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     float sum = 0.0f;
     float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    // A warp's partials 32 at a time, the weight of each in one lane.
-    for (u32 first = 0; first < merge.count; first += ROWS * WARP) {
-        const float mine = exp2_fast(lse_of(first + lane * ROWS + row) - top);
-        const u32 here = min(merge.count - first, ROWS * WARP);
+    // 32 partials at a time, the weight of each in one lane.
+    for (u32 first = 0; first < merge.count; first += WARP) {
+        const float mine = exp2_fast(lse_of(first + lane) - top);
+        const u32 here = min(merge.count - first, WARP);
 #pragma unroll 8
-        for (u32 i = row; i < here; i += ROWS) {
-            const float weight = __shfl_sync(ALL, mine, i / ROWS);
+        for (u32 i = 0; i < here; ++i) {
+            const float weight = __shfl_sync(ALL, mine, i);
             sum += weight;
             if (channel >= D) continue;
             const u64 from = static_cast<u64>(merge.first + first + i) * GROUP + head;
@@ -73,19 +68,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             o.x += weight * v.x, o.y += weight * v.y, o.z += weight * v.z, o.w += weight * v.w;
         }
     }
-    shared_out[row][column] = o;
-    if (column == 0) shared_sum[row] = sum;
-    __syncthreads();
-    if (row != 0 || channel >= D) return;
-#pragma unroll
-    for (u32 r = 1; r < ROWS; ++r) {
-        const float4 v = shared_out[r][column];
-        sum += shared_sum[r];
-        o.x += v.x, o.y += v.y, o.z += v.z, o.w += v.w;
-    }
+    if (channel >= D) return;
     const float inverse = sum == 0.0f ? 0.0f : divide(1.0f, sum);
     o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
-    const u64 to = merge.query + head;
-    Io::store_4(out + to * Io::payload(D), nullptr, channel, o);
-    if (channel == 0) lse[to] = sum == 0.0f ? -infinity() : (top + log2_fast(sum)) * LN_2;
+    const u64 row = merge.query + head;
+    Io::store_4(out + row * Io::payload(D), nullptr, channel, o);
+    if (channel == 0) lse[row] = sum == 0.0f ? -infinity() : (top + log2_fast(sum)) * LN_2;
 }

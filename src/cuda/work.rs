@@ -3,10 +3,17 @@
 //! Attention is bound by memory, so work is weighed in bytes, not in tokens or heads: heads differ in
 //! length, and a grid over (sequences, heads, longest length) would leave most blocks idle. Whole heads
 //! go longest first to the least loaded list (LPT; Graham, *Bounds on Multiprocessing Timing
-//! Anomalies*, 1969). Where that is uneven, heads are cut as in McNaughton's wrap-around rule
-//! (*Scheduling with Deadlines and Loss Functions*, 1959): lists are filled one after another and the
-//! head that reaches over a list's end goes on in the next, so that there is at most one cut per list.
-//! Each cut costs a partial result and its merge. The result is deterministic.
+//! Anomalies*, 1969). Where that is uneven, heads are cut, and of two ways the better one counts:
+//!
+//! * McNaughton's wrap-around rule (*Scheduling with Deadlines and Loss Functions*, 1959): lists are
+//!   filled one after another, and the head that reaches over a list's end goes on in the next. Lists
+//!   come out even, but most have two ranges, and starting a range costs.
+//! * Equal parts: heads longer than a list's share are cut into as many equal parts as that takes, and
+//!   the parts go longest first to the least loaded list. Few, short heads come out best this way, a part
+//!   a list.
+//!
+//! Both cut at most once per list. Each cut costs a partial result and its merge. The result is
+//! deterministic.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -86,14 +93,17 @@ impl WorkPlan {
         let mut longest_first: Vec<u32> = (0..slots.len() as u32).collect();
         longest_first.sort_by_key(|&head| Reverse(slots[head as usize]));
         let lists = limits.lists.max(1);
-        let whole = Self::whole(slots, &longest_first, cost, lists);
+        let whole = Self::placed(slots, cost, lists, whole_heads(slots, &longest_first));
         let floor = cost.of(limits.min_slots.max(cost.page_slots));
         let even = (whole.total / u64::from(lists)).max(floor);
         if whole.heaviest * 100 <= even * (100 + TOLERATED) {
             return whole;
         }
         let wrapped = Self::wrapped(slots, &longest_first, cost, lists, floor);
-        if wrapped.heaviest < whole.heaviest { wrapped } else { whole }
+        let parts = Self::placed(slots, cost, lists, equal_parts(slots, cost, lists, floor));
+        // The first of the lightest: a whole plan merges nothing.
+        let plans = [whole, parts, wrapped];
+        plans.into_iter().min_by_key(|plan| plan.heaviest).unwrap_or_default()
     }
 
     /// The most ranges that a plan over so many heads and lists has, for fixed buffers.
@@ -101,18 +111,25 @@ impl WorkPlan {
         heads + lists.max(1) as usize
     }
 
-    /// Whole heads to the least loaded list.
-    fn whole(slots: &[u32], longest_first: &[u32], cost: &WorkCost, lists: u32) -> Self {
+    /// Ranges to the least loaded list, the heaviest first; `ranges` are sorted by head and page, and
+    /// those of cut heads get their partial results.
+    fn placed(slots: &[u32], cost: &WorkCost, lists: u32, mut ranges: Vec<WorkRange>) -> Self {
         let mut plan = Self::default();
+        if ranges.len() > slots.len() {
+            for of_head in ranges.chunk_by_mut(|a, b| a.head == b.head) {
+                plan.cut(of_head);
+            }
+            // Ties keep the order of heads and pages, which is what makes the plan deterministic.
+            ranges.sort_by_key(|range| Reverse(range.slots));
+        }
         let mut least: BinaryHeap<Reverse<(u64, u32)>> =
             (0..lists).map(|list| Reverse((0, list))).collect();
-        let mut placed: Vec<(u32, WorkRange)> = Vec::with_capacity(slots.len());
-        for &head in longest_first {
-            let slots = slots[head as usize];
-            let weight = cost.of(slots);
+        let mut placed: Vec<(u32, WorkRange)> = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let weight = cost.of(range.slots);
             // There is at least one list, and each that is taken out is put back.
             let Some(Reverse((load, list))) = least.pop() else { break };
-            placed.push((list, WorkRange { head, first_page: 0, slots, partial: NO_PARTIAL }));
+            placed.push((list, range));
             least.push(Reverse((load + weight, list)));
             plan.heaviest = plan.heaviest.max(load + weight);
             plan.total += weight;
@@ -126,6 +143,20 @@ impl WorkPlan {
             plan.lists.push(plan.ranges.len() as u32);
         }
         plan
+    }
+
+    /// Gives the ranges of one head their partial results, if there are several.
+    fn cut(&mut self, ranges: &mut [WorkRange]) {
+        let (Some(&WorkRange { head, .. }), count @ 2..) = (ranges.first(), ranges.len() as u32)
+        else {
+            return;
+        };
+        let first = self.partials;
+        for (partial, range) in (first..).zip(ranges) {
+            range.partial = partial;
+        }
+        self.merges.push(WorkMerge { head, first, count });
+        self.partials += count;
     }
 
     /// Fills list after list and cuts the heads that reach over an end.
@@ -147,7 +178,6 @@ impl WorkPlan {
         let (mut end, mut filled, mut load) = (target, 0u64, 0u64);
         for &head in longest_first {
             let slots = slots[head as usize];
-            let first_partial = plan.partials;
             let first_range = plan.ranges.len();
             let mut done = 0;
             loop {
@@ -178,15 +208,9 @@ impl WorkPlan {
                 plan.close(&mut load);
                 end += target;
             }
-            let ranges = &mut plan.ranges[first_range..];
-            if ranges.len() > 1 {
-                for (partial, range) in (first_partial..).zip(&mut *ranges) {
-                    range.partial = partial;
-                }
-                let count = ranges.len() as u32;
-                plan.merges.push(WorkMerge { head, first: first_partial, count });
-                plan.partials += count;
-            }
+            let mut ranges = plan.ranges.split_off(first_range);
+            plan.cut(&mut ranges);
+            plan.ranges.append(&mut ranges);
         }
         plan.total = filled;
         while plan.lists.len() <= lists as usize {
@@ -200,6 +224,35 @@ impl WorkPlan {
         self.lists.push(self.ranges.len() as u32);
         self.heaviest = self.heaviest.max(std::mem::take(load));
     }
+}
+
+/// A range for each head, in the order given.
+fn whole_heads(slots: &[u32], order: &[u32]) -> Vec<WorkRange> {
+    let range = |&head: &u32| {
+        let slots = slots[head as usize];
+        WorkRange { head, first_page: 0, slots, partial: NO_PARTIAL }
+    };
+    order.iter().map(range).collect()
+}
+
+/// Heads cut into equal parts of about a list's share, each at least `floor`; sorted by head and page.
+fn equal_parts(slots: &[u32], cost: &WorkCost, lists: u32, floor: u64) -> Vec<WorkRange> {
+    let total: u64 = slots.iter().map(|&slots| cost.of(slots)).sum();
+    let share = (total / u64::from(lists)).max(floor).max(1);
+    let mut ranges = Vec::with_capacity(slots.len() + lists as usize);
+    for (head, &slots) in (0u32..).zip(slots) {
+        // Rounded: over all heads that is at most a part per list and half a part per head.
+        let pages = slots.div_ceil(cost.page_slots).max(1);
+        let parts = ((cost.of(slots) + share / 2) / share).clamp(1, u64::from(pages)) as u32;
+        for part in 0..parts {
+            let edge = |part: u32| (u64::from(pages) * u64::from(part) / u64::from(parts)) as u32;
+            let (first_page, end) = (edge(part), edge(part + 1));
+            let start = first_page * cost.page_slots;
+            let slots = (end * cost.page_slots).min(slots) - start;
+            ranges.push(WorkRange { head, first_page, slots, partial: NO_PARTIAL });
+        }
+    }
+    ranges
 }
 
 impl WorkCost {
@@ -314,6 +367,16 @@ mod tests {
         check(&[131_072], &plan, 132);
         assert_eq!(plan.merges, [WorkMerge { head: 0, first: 0, count: plan.partials }]);
         assert!(loads(&plan).iter().all(|&load| load > 0));
+    }
+
+    /// Heads a little longer than whole shares are cut alike, a part a list, rather than wrapped around.
+    #[test]
+    fn equal_heads_are_cut_into_equal_parts() {
+        let limits = WorkLimits { lists: 264, min_slots: 128 };
+        let cost = WorkCost { range: 48 << 10, ..COST };
+        let plan = WorkPlan::new(&[1024; 64], &cost, &limits);
+        assert_eq!((plan.ranges.len(), plan.merges.len()), (256, 64));
+        assert!(plan.ranges.iter().all(|range| range.slots == 256));
     }
 
     #[test]
