@@ -89,6 +89,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn reduce_add(self, a: Self::V) -> f32;
     /// Maximum over the lanes.
     fn reduce_max(self, a: Self::V) -> f32;
+    /// `a`, computed here: keeps the compiler from putting the work off until registers run out.
+    #[inline(always)]
+    fn pin(self, a: Self::V) -> Self::V {
+        a
+    }
     /// Four vectors as one that [`finish_sums`](Self::finish_sums) reads: the first half of the work
     /// of their lane sums, such that the second can serve several of them.
     fn fold_sums(self, four: [Self::V; 4]) -> Self::V;
