@@ -47,10 +47,12 @@ fn accumulate_rows<C: Codec, S: Simd, const R: usize>(
                 unsafe {
                     // Wide tiles amortise the broadcast of p; R * T accumulators stay in registers.
                     if S::LANES == 16 || R <= 2 {
-                        while channel + 4 * S::LANES <= head_dim {
+                        // Counted in tiles, so that the place in a block is a constant in them.
+                        for index in 0..head_dim / (4 * S::LANES) {
+                            channel = index * (4 * S::LANES);
                             tile::<C, S, R, 4>(simd, bundle, ahead, &rows, head_dim, channel);
-                            channel += 4 * S::LANES;
                         }
+                        channel = head_dim / (4 * S::LANES) * (4 * S::LANES);
                     }
                     while channel + 2 * S::LANES <= head_dim {
                         tile::<C, S, R, 2>(simd, bundle, ahead, &rows, head_dim, channel);

@@ -1,7 +1,5 @@
 //! Scores: queries against the keys of a walk.
 
-use std::sync::atomic::{Ordering, compiler_fence};
-
 use super::{
     ops::{Matrix, Walk, by_rows},
     side::{Ahead, Bundle, QUAD},
@@ -191,25 +189,23 @@ impl Kernel<'_> {
         (ahead, slot): ([*const u8; A], usize),
     ) -> [[S::V; N]; R] {
         let mut acc = [[simd.splat(0.0); N]; R];
-        let mut channel = 0;
         // SAFETY: whole blocks within `head_dim`, then vectors within it; the rest is the caller's.
         unsafe {
-            while channel < self.head_dim {
-                let mut shared = [C::shared(simd, slots.scales[0], channel, self.head_dim); N];
+            for block in 0..self.head_dim.div_ceil(BLOCK) {
+                let first = block * BLOCK;
+                let mut shared = [C::shared(simd, slots.scales[0], first, self.head_dim); N];
                 for (shared, scales) in shared.iter_mut().zip(slots.scales).skip(1) {
-                    *shared = C::shared(simd, scales, channel, self.head_dim);
+                    *shared = C::shared(simd, scales, first, self.head_dim);
                 }
-                self.ahead.prefetch(ahead, slot, channel);
-                if channel + BLOCK <= self.head_dim {
+                self.ahead.prefetch(ahead, slot, first);
+                if first + BLOCK <= self.head_dim {
                     for i in 0..BLOCK / S::LANES {
-                        let channel = channel + i * S::LANES;
+                        let channel = first + i * S::LANES;
                         self.step::<C, S, R, N>(simd, slots, shared, channel, &mut acc);
                     }
-                    channel += BLOCK;
                 } else {
-                    while channel < self.head_dim {
+                    for channel in (first..self.head_dim).step_by(S::LANES) {
                         self.step::<C, S, R, N>(simd, slots, shared, channel, &mut acc);
-                        channel += S::LANES;
                     }
                 }
             }
@@ -243,8 +239,5 @@ impl Kernel<'_> {
                 }
             }
         }
-        // Without it the compiler loads the keys of a whole block before it multiplies, more than
-        // registers hold.
-        compiler_fence(Ordering::SeqCst);
     }
 }

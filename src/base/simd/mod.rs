@@ -15,6 +15,7 @@ mod portable;
 
 use std::sync::OnceLock;
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_arch = "x86_64")]
@@ -66,8 +67,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `p` is valid for reading `LANES` bytes.
     unsafe fn load_i8(self, p: *const u8) -> Self::V;
 
-    /// The IEEE half-precision value with these bits.
-    fn f16_to_f32(self, bits: u16) -> f32;
+    /// Two IEEE half-precision values, given by the bits of the first and, above, of the second: all
+    /// lanes the one, all lanes the other.
+    #[inline(always)]
+    fn splat_f16(self, bits: u32) -> [Self::V; 2] {
+        let value = |bits: u16| self.splat(f16::from_bits(bits).to_f32_const());
+        [value(bits as u16), value((bits >> 16) as u16)]
+    }
 
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
