@@ -65,8 +65,7 @@ unsafe fn dot_walk<C: Codec, S: Simd, const R: usize>(
     let mut bundles = walk.bundles::<C>(head_dim);
     while let Some(bundle) = bundles.next() {
         let (slots, mut done) = (bundle.slots(), 0);
-        // SAFETY: places are slots of the bundle; as many scores are
-        // written as it has slots.
+        // SAFETY: the quads are those of the bundle; as many scores are written as it has slots.
         unsafe {
             while done + 4 * QUAD <= slots {
                 let mut folded = [[simd.splat(0.0); R]; 4];

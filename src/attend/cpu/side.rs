@@ -187,7 +187,8 @@ impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
         };
         // Whole pages, or slots of one page.
         let pages = count * steps > rest;
-        for (i, run) in self.bundle.runs.iter_mut().enumerate() {
+        for (i, run) in self.bundle.runs[..count.max(QUAD)].iter_mut().enumerate() {
+            // A quad has four runs to point at.
             let i = if i < count { i } else { 0 };
             let (page, slot) = if pages { (i, 0) } else { (0, i) };
             let at = InTable { page: self.next.page + page, slot: self.next.slot + slot };
