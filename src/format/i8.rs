@@ -66,15 +66,17 @@ impl Codec for I8 {
         head_dim: usize,
     ) -> [S::V; 2] {
         let first = channel / BLOCK * 2;
-        // The last block of a head may have one half: then both are that one's.
-        let second = (first + 1).min((head_dim - 1) / GROUP);
-        let scale = |group: usize| {
-            // SAFETY: the caller's slot holds a two-byte scale for each group of channels, of which
-            // both are.
-            let bits = unsafe { scales.add(2 * group).cast::<[u8; 2]>().read() };
-            simd.splat(simd.f16_to_f32(u16::from_le_bytes(bits)))
+        // SAFETY: the caller's slot holds a two-byte scale for each group of channels. The last block
+        // of a head may have one group: then both scales are that one's.
+        let bits = unsafe {
+            let scales = scales.add(2 * first);
+            if (first + 1) * GROUP < head_dim {
+                u32::from_le_bytes(scales.cast::<[u8; 4]>().read())
+            } else {
+                u32::from(u16::from_le_bytes(scales.cast::<[u8; 2]>().read())) * 0x1_0001
+            }
         };
-        [scale(first), scale(second)]
+        simd.splat_f16(bits)
     }
 
     #[inline(always)]
@@ -86,7 +88,9 @@ impl Codec for I8 {
     ) -> S::V {
         // SAFETY: the caller's slot holds `channel + LANES` bytes.
         let values = unsafe { simd.load_i8(payload.add(channel)) };
-        simd.mul(values, scales[channel % BLOCK / GROUP])
+        // Not an index: where `channel` is no constant, that would put the vectors in memory.
+        let scale = if channel % BLOCK < GROUP { scales[0] } else { scales[1] };
+        simd.mul(values, scale)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Outputs: weighted values of a walk.
 
-use super::ops::{Matrix, Walk, by_rows};
+use super::{
+    ops::{Matrix, Walk, by_rows},
+    side::{Ahead, Bundle},
+};
 use crate::{
     base::simd::Simd,
     format::{BLOCK, Codec},
@@ -34,27 +37,32 @@ fn accumulate_rows<C: Codec, S: Simd, const R: usize>(
     simd.vectorize(
         #[inline(always)]
         || {
-            let mut channel = 0;
-            // SAFETY: `rows` was measured above, and the channels of each tile are within `head_dim`.
-            unsafe {
-                // Wide tiles amortise the broadcast of p; R * T accumulators stay in registers.
-                if S::LANES == 16 && R <= 6 || R <= 2 {
-                    while channel + 4 * S::LANES <= head_dim {
-                        let walk = walk.clone();
-                        tile::<C, S, R, 4>(simd, walk, &rows, head_dim, channel);
-                        channel += 4 * S::LANES;
+            let ahead = walk.ahead(head_dim);
+            let mut rows = rows;
+            let mut bundles = walk.bundles::<C>(head_dim);
+            while let Some(bundle) = bundles.next() {
+                let mut channel = 0;
+                // SAFETY: `rows` was measured above, and has as many weights as the walk has slots;
+                // the channels of each tile are within `head_dim`.
+                unsafe {
+                    // Wide tiles amortise the broadcast of p; R * T accumulators stay in registers.
+                    if S::LANES == 16 || R <= 2 {
+                        // Counted in tiles, so that the place in a block is a constant in them.
+                        for index in 0..head_dim / (4 * S::LANES) {
+                            channel = index * (4 * S::LANES);
+                            tile::<C, S, R, 4>(simd, bundle, ahead, &rows, head_dim, channel);
+                        }
+                        channel = head_dim / (4 * S::LANES) * (4 * S::LANES);
                     }
-                }
-                if S::LANES == 16 || R <= 4 {
                     while channel + 2 * S::LANES <= head_dim {
-                        let walk = walk.clone();
-                        tile::<C, S, R, 2>(simd, walk, &rows, head_dim, channel);
+                        tile::<C, S, R, 2>(simd, bundle, ahead, &rows, head_dim, channel);
                         channel += 2 * S::LANES;
                     }
-                }
-                while channel < head_dim {
-                    tile::<C, S, R, 1>(simd, walk.clone(), &rows, head_dim, channel);
-                    channel += S::LANES;
+                    while channel < head_dim {
+                        tile::<C, S, R, 1>(simd, bundle, ahead, &rows, head_dim, channel);
+                        channel += S::LANES;
+                    }
+                    rows.p = rows.p.add(bundle.slots());
                 }
             }
         },
@@ -72,23 +80,23 @@ struct Rows {
 }
 
 /// Channels `channel .. channel + T * LANES` of all rows; the accumulators stay in registers for the
-/// whole walk.
+/// whole bundle.
 ///
 /// # Safety
-/// `rows` has R rows, with a weight for each slot of the walk and `head_dim` outputs; `channel` is a
-/// multiple of `T * LANES`, which divides a block, and `channel + T * LANES <= head_dim`.
+/// Slots of the bundle are of codec `C`. `rows` has R rows, with a weight for each slot of the bundle
+/// and `head_dim` outputs; `channel` is a multiple of `T * LANES`, which divides a block, and
+/// `channel + T * LANES <= head_dim`.
 #[inline(always)]
 unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
     simd: S,
-    walk: Walk<'_, '_, S>,
+    bundle: &Bundle,
+    ahead: Ahead,
     rows: &Rows,
     head_dim: usize,
     channel: usize,
 ) {
     let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
-    let ahead = walk.ahead(head_dim);
-    // SAFETY: the caller's rows; slots of the bundles, whose bytes the walk measured; the weights
-    // advance by one for each slot.
+    // SAFETY: the caller's rows and slots; the weights advance by one for each slot.
     unsafe {
         let out = rows.out.add(channel);
         let mut acc = [[simd.splat(0.0); T]; R];
@@ -98,27 +106,26 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
             }
         }
         let mut p = rows.p;
-        for bundle in walk.bundles::<C>(head_dim) {
-            for slot in 0..bundle.slots {
-                for run in bundle.runs() {
-                    if channel.is_multiple_of(BLOCK) {
-                        run.prefetch(ahead, slot, channel);
-                    }
-                    let payload = run.payload.as_ptr().add(slot * bytes);
-                    let scales = run.scales.as_ptr().add(slot * scale_bytes);
-                    let shared = C::shared(simd, scales, channel, head_dim);
-                    let mut v = [simd.splat(0.0); T];
-                    for (t, v) in v.iter_mut().enumerate() {
-                        *v = C::load_block(simd, payload, channel + t * S::LANES, shared);
-                    }
-                    for (r, acc) in acc.iter_mut().enumerate() {
-                        let p = simd.splat(*p.add(r * rows.p_stride));
-                        for (acc, v) in acc.iter_mut().zip(v) {
-                            *acc = simd.mul_add(p, v, *acc);
-                        }
-                    }
-                    p = p.add(1);
+        for step in 0..bundle.steps {
+            let slot = step * bundle.pitch;
+            for run in bundle.runs() {
+                if channel.is_multiple_of(BLOCK) {
+                    ahead.prefetch([run.ahead], slot, channel);
                 }
+                let payload = run.payload.add(slot * bytes);
+                let scales = run.scales.add(slot * scale_bytes);
+                let shared = C::shared(simd, scales, channel, head_dim);
+                let mut v = [simd.splat(0.0); T];
+                for (t, v) in v.iter_mut().enumerate() {
+                    *v = C::load_block(simd, payload, channel + t * S::LANES, shared);
+                }
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    let p = simd.splat(*p.add(r * rows.p_stride));
+                    for (acc, v) in acc.iter_mut().zip(v) {
+                        *acc = simd.mul_add(p, v, *acc);
+                    }
+                }
+                p = p.add(1);
             }
         }
         for (r, acc) in acc.into_iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use super::{
     ops::{Matrix, Walk, by_rows},
-    side::{Ahead, Run},
+    side::{Ahead, Bundle, QUAD},
 };
 use crate::{
     base::simd::Simd,
@@ -45,27 +45,15 @@ fn dot_rows<C: Codec, S: Simd, const R: usize>(
         #[inline(always)]
         || {
             // SAFETY: measured above.
-            unsafe {
-                // As many slots at a time as accumulators fit in registers: a load of q serves them
-                // all, and their sums share one reduction.
-                match (S::LANES, R) {
-                    (16, 1..=5) | (_, 1 | 2) => {
-                        dot_walk::<C, S, R, 4>(simd, walk, head_dim, q, scores)
-                    }
-                    (16, _) | (_, 3 | 4) => dot_walk::<C, S, R, 2>(simd, walk, head_dim, q, scores),
-                    _ => dot_walk::<C, S, R, 1>(simd, walk, head_dim, q, scores),
-                }
-            }
+            unsafe { dot_walk::<C, S, R>(simd, walk, head_dim, q, scores) }
         },
     );
 }
 
-/// `N` slots at a time; it divides the runs of a bundle.
-///
 /// # Safety
 /// `q` has R rows, `scores` R rows of as many values as the walk has slots.
 #[inline(always)]
-unsafe fn dot_walk<C: Codec, S: Simd, const R: usize, const N: usize>(
+unsafe fn dot_walk<C: Codec, S: Simd, const R: usize>(
     simd: S,
     walk: Walk<'_, '_, S>,
     head_dim: usize,
@@ -74,118 +62,58 @@ unsafe fn dot_walk<C: Codec, S: Simd, const R: usize, const N: usize>(
 ) {
     let kernel = Kernel { head_dim, ahead: walk.ahead(head_dim), q };
     let (mut out, stride) = (scores.values.as_mut_ptr(), scores.stride);
-    // Scores are written while the next ones are computed. What is written first is no score, so it
-    // goes nowhere: rows no values apart.
-    let mut nowhere = [0f32; N];
-    let nowhere = nowhere.as_mut_ptr();
-    let mut last = Pending { acc: [[simd.splat(0.0); N]; R], out: nowhere, stride: 0 };
-    for bundle in walk.bundles::<C>(head_dim) {
-        // SAFETY: places are slots of the bundle, whose bytes the walk measured; `out` advances by a
-        // value for each slot.
+    let mut bundles = walk.bundles::<C>(head_dim);
+    while let Some(bundle) = bundles.next() {
+        let (slots, mut done) = (bundle.slots(), 0);
+        // SAFETY: the quads are those of the bundle; as many scores are written as it has slots.
         unsafe {
-            if let [run] = bundle.runs() {
-                let mut slot = 0;
-                while slot + N <= bundle.slots {
-                    let mut places = [Place { run, slot }; N];
-                    for (n, place) in places.iter_mut().enumerate() {
-                        place.slot += n;
-                    }
-                    let acc = kernel.block::<C, S, R, N>(simd, places, &last);
-                    last = Pending { acc, out, stride };
-                    (out, slot) = (out.add(N), slot + N);
-                }
-                while slot < bundle.slots {
-                    let none = Pending { acc: [[simd.splat(0.0)]; R], out: nowhere, stride: 0 };
-                    let places = [Place { run, slot }];
-                    let acc = kernel.block::<C, S, R, 1>(simd, places, &none);
-                    Pending { acc, out, stride }.write(simd);
-                    (out, slot) = (out.add(1), slot + 1);
-                }
-            } else {
-                for slot in 0..bundle.slots {
-                    for runs in bundle.runs().chunks_exact(N) {
-                        let mut places = [Place { run: &runs[0], slot }; N];
-                        for (place, run) in places.iter_mut().zip(runs) {
-                            place.run = run;
-                        }
-                        let acc = kernel.block::<C, S, R, N>(simd, places, &last);
-                        last = Pending { acc, out, stride };
-                        out = out.add(N);
-                    }
-                }
+            while done + 4 * QUAD <= slots {
+                let mut folded = [[simd.splat(0.0); R]; 4];
+                // Not a loop: it would index registers.
+                unrolled!(i in 0, 1, 2, 3 => {
+                    folded[i] = kernel.quad::<C, S, R>(simd, bundle, done / QUAD + i);
+                });
+                write(simd, folded, out, stride, 4 * QUAD);
+                (out, done) = (out.add(4 * QUAD), done + 4 * QUAD);
+            }
+            while done < slots {
+                let mut folded = [[simd.splat(0.0); R]; 4];
+                folded[0] = kernel.quad::<C, S, R>(simd, bundle, done / QUAD);
+                let count = QUAD.min(slots - done);
+                write(simd, folded, out, stride, count);
+                (out, done) = (out.add(count), done + count);
             }
         }
     }
-    // SAFETY: the scores of the last N slots, or nowhere.
-    unsafe { last.write(simd) };
 }
 
-/// A slot of a run.
-#[derive(Clone, Copy)]
-struct Place<'b, 'a> {
-    run: &'b Run<'a>,
-    slot: usize,
-}
-
-/// Scores of N slots whose lanes are still to be added up, and where they go.
-struct Pending<S: Simd, const R: usize, const N: usize> {
-    acc: [[S::V; N]; R],
+/// Writes the first `count` scores of four quads, half added up.
+///
+/// # Safety
+/// `out` is valid for `count <= 16` values in each of R rows `stride` apart.
+#[inline(always)]
+unsafe fn write<S: Simd, const R: usize>(
+    simd: S,
+    [a, b, c, d]: [[S::V; R]; 4],
     out: *mut f32,
-    /// From one row to the next.
     stride: usize,
-}
-
-impl<S: Simd, const R: usize, const N: usize> Pending<S, R, N> {
-    /// Whether rows are folded one by one, each after one of the four vectors of a block: with more
-    /// rows, two sets of accumulators do not fit in the registers.
-    const BY_ROWS: bool = S::LANES == 16 && N == 4 && R <= 3;
-
-    /// # Safety
-    /// `out` is valid for N values in each of R rows `stride` apart.
-    #[inline(always)]
-    unsafe fn write(&self, simd: S) {
-        let mut folded = [simd.splat(0.0); 4];
-        let mut first = 0;
-        while first < R * N {
-            let mut four = [[simd.splat(0.0); 4]; 4];
-            for i in first..(first + 16).min(R * N) {
-                four[(i - first) / 4][i % 4] = self.acc[i / N][i % N];
+    count: usize,
+) {
+    for r in 0..R {
+        let sums = simd.finish_sums([a[r], b[r], c[r], d[r]]);
+        // SAFETY: the caller's rows.
+        unsafe {
+            let out = out.add(r * stride);
+            if count == 16 {
+                out.cast::<[[f32; 4]; 4]>().write_unaligned(sums);
+            } else {
+                out.copy_from_nonoverlapping(sums.as_ptr().cast(), count);
             }
-            for (folded, four) in folded.iter_mut().zip(four) {
-                *folded = simd.fold_sums(four);
-            }
-            let sums = simd.finish_sums(folded);
-            for i in first..(first + 16).min(R * N) {
-                // SAFETY: the caller's rows.
-                unsafe {
-                    *self.out.add(i / N * self.stride + i % N) = sums[(i - first) / 4][i % 4]
-                };
-            }
-            first += 16;
-        }
-    }
-
-    /// The first half of the work for row `r`.
-    #[inline(always)]
-    fn fold(&self, simd: S, r: usize) -> S::V {
-        let mut four = [simd.splat(0.0); 4];
-        four.copy_from_slice(&self.acc[r]);
-        simd.fold_sums(four)
-    }
-
-    /// # Safety
-    /// As [`write`](Self::write).
-    #[inline(always)]
-    unsafe fn write_folded(&self, simd: S, folded: [S::V; 4]) {
-        let sums = simd.finish_sums(folded);
-        for (r, sums) in sums.into_iter().take(R).enumerate() {
-            // SAFETY: the caller's rows.
-            unsafe { self.out.add(r * self.stride).cast::<[f32; 4]>().write_unaligned(sums) };
         }
     }
 }
 
-/// What all blocks have in common.
+/// What all quads have in common.
 struct Kernel<'a> {
     head_dim: usize,
     ahead: Ahead,
@@ -193,84 +121,95 @@ struct Kernel<'a> {
     q: &'a [f32],
 }
 
+/// Slots: where each one's payload and scales start.
+#[derive(Clone, Copy)]
+struct Slots<const N: usize> {
+    payload: [*const u8; N],
+    scales: [*const u8; N],
+}
+
 impl Kernel<'_> {
-    /// `[r][n] = q[r]·K[n]`, lanes not yet added up. Meanwhile writes the scores of the block before:
-    /// their sums are a long chain of dependent operations that would otherwise fill the scheduler.
+    /// `q[r]·K[n]` of four slots, half added up.
     ///
     /// # Safety
-    /// Places are slots of codec `C` in their runs, `q` has R rows of `head_dim`, a multiple of LANES;
-    /// `last` can be [written](Pending::write).
+    /// The bundle is of codec `C` and has the quad; `q` has R rows of `head_dim`, a multiple of LANES.
     #[inline(always)]
-    unsafe fn block<C: Codec, S: Simd, const R: usize, const N: usize>(
+    unsafe fn quad<C: Codec, S: Simd, const R: usize>(
         &self,
         simd: S,
-        places: [Place<'_, '_>; N],
-        last: &Pending<S, R, N>,
+        bundle: &Bundle,
+        index: usize,
+    ) -> [S::V; R] {
+        let (runs, slot) = bundle.quad(index);
+        let (bytes, scale_bytes) = (C::payload_bytes(self.head_dim), C::scale_bytes(self.head_dim));
+        let ahead = [runs[0].ahead, runs[1].ahead, runs[2].ahead, runs[3].ahead];
+        // SAFETY: the caller's slots and rows.
+        unsafe {
+            let payload = |n: usize| runs[n].payload.add(slot * bytes);
+            let scales = |n: usize| runs[n].scales.add(slot * scale_bytes);
+            // As many accumulators as fit in the registers.
+            let acc = if S::LANES == 16 || R <= 2 {
+                let slots = Slots {
+                    payload: [payload(0), payload(1), payload(2), payload(3)],
+                    scales: [scales(0), scales(1), scales(2), scales(3)],
+                };
+                self.block::<C, S, R, 4, 4>(simd, slots, (ahead, slot))
+            } else {
+                let first =
+                    Slots { payload: [payload(0), payload(1)], scales: [scales(0), scales(1)] };
+                let second =
+                    Slots { payload: [payload(2), payload(3)], scales: [scales(2), scales(3)] };
+                let first = self.block::<C, S, R, 2, 4>(simd, first, (ahead, slot));
+                let second = self.block::<C, S, R, 2, 0>(simd, second, ([], slot));
+                let mut acc = [[simd.splat(0.0); 4]; R];
+                for (r, acc) in acc.iter_mut().enumerate() {
+                    *acc = [first[r][0], first[r][1], second[r][0], second[r][1]];
+                }
+                acc
+            };
+            // Not `map`: its closure would be compiled without the instruction set.
+            let mut folded = [simd.splat(0.0); R];
+            for (folded, four) in folded.iter_mut().zip(acc) {
+                *folded = simd.pin(simd.fold_sums(four));
+            }
+            folded
+        }
+    }
+
+    /// `[r][n] = q[r]·K[n]`, lanes not yet added up. Along the way asks for the slots `ahead`.
+    ///
+    /// # Safety
+    /// Slots are of codec `C`, `q` has R rows of `head_dim`, a multiple of LANES.
+    #[inline(always)]
+    unsafe fn block<C: Codec, S: Simd, const R: usize, const N: usize, const A: usize>(
+        &self,
+        simd: S,
+        slots: Slots<N>,
+        (ahead, slot): ([*const u8; A], usize),
     ) -> [[S::V; N]; R] {
         let mut acc = [[simd.splat(0.0); N]; R];
-        let mut channel = 0;
         // SAFETY: whole blocks within `head_dim`, then vectors within it; the rest is the caller's.
         unsafe {
-            if Pending::<S, R, N>::BY_ROWS && self.head_dim >= BLOCK {
-                let shared = self.shared::<C, S, N>(simd, places, 0);
-                let mut folded = [simd.splat(0.0); 4];
-                // Not a loop: it would index registers.
-                unrolled!(i in 0, 1, 2, 3 => {
-                    places[i % N].run.prefetch(self.ahead, places[i % N].slot, 0);
-                    self.step::<C, S, R, N>(simd, places, shared, i * S::LANES, &mut acc);
-                    if i < R {
-                        folded[i] = last.fold(simd, i % R);
+            for block in 0..self.head_dim.div_ceil(BLOCK) {
+                let first = block * BLOCK;
+                let mut shared = [C::shared(simd, slots.scales[0], first, self.head_dim); N];
+                for (shared, scales) in shared.iter_mut().zip(slots.scales).skip(1) {
+                    *shared = C::shared(simd, scales, first, self.head_dim);
+                }
+                self.ahead.prefetch(ahead, slot, first);
+                if first + BLOCK <= self.head_dim {
+                    for i in 0..BLOCK / S::LANES {
+                        let channel = first + i * S::LANES;
+                        self.step::<C, S, R, N>(simd, slots, shared, channel, &mut acc);
                     }
-                });
-                last.write_folded(simd, folded);
-                channel = BLOCK;
-            } else {
-                last.write(simd);
-            }
-            while channel + BLOCK <= self.head_dim {
-                let shared = self.shared::<C, S, N>(simd, places, channel);
-                for place in places {
-                    place.run.prefetch(self.ahead, place.slot, channel);
-                }
-                for i in 0..BLOCK / S::LANES {
-                    let channel = channel + i * S::LANES;
-                    self.step::<C, S, R, N>(simd, places, shared, channel, &mut acc);
-                }
-                channel += BLOCK;
-            }
-            if channel < self.head_dim {
-                let shared = self.shared::<C, S, N>(simd, places, channel);
-                for place in places {
-                    place.run.prefetch(self.ahead, place.slot, channel);
-                }
-                while channel < self.head_dim {
-                    self.step::<C, S, R, N>(simd, places, shared, channel, &mut acc);
-                    channel += S::LANES;
+                } else {
+                    for channel in (first..self.head_dim).step_by(S::LANES) {
+                        self.step::<C, S, R, N>(simd, slots, shared, channel, &mut acc);
+                    }
                 }
             }
         }
         acc
-    }
-
-    /// # Safety
-    /// As [`block`](Self::block), for a block that starts at `channel < head_dim`.
-    #[inline(always)]
-    unsafe fn shared<C: Codec, S: Simd, const N: usize>(
-        &self,
-        simd: S,
-        places: [Place<'_, '_>; N],
-        channel: usize,
-    ) -> [C::Shared<S>; N] {
-        let bytes = C::scale_bytes(self.head_dim);
-        // SAFETY: the caller's slots.
-        unsafe {
-            let at = |place: Place<'_, '_>| place.run.scales.as_ptr().add(place.slot * bytes);
-            let mut shared = [C::shared(simd, at(places[0]), channel, self.head_dim); N];
-            for (shared, place) in shared.iter_mut().zip(places).skip(1) {
-                *shared = C::shared(simd, at(place), channel, self.head_dim);
-            }
-            shared
-        }
     }
 
     /// Adds the products of one vector of channels.
@@ -281,18 +220,16 @@ impl Kernel<'_> {
     unsafe fn step<C: Codec, S: Simd, const R: usize, const N: usize>(
         &self,
         simd: S,
-        places: [Place<'_, '_>; N],
+        slots: Slots<N>,
         shared: [C::Shared<S>; N],
         channel: usize,
         acc: &mut [[S::V; N]; R],
     ) {
-        let bytes = C::payload_bytes(self.head_dim);
         // SAFETY: the caller's slots, rows and channels.
         unsafe {
             let mut k = [simd.splat(0.0); N];
             for (n, k) in k.iter_mut().enumerate() {
-                let payload = places[n].run.payload.as_ptr().add(places[n].slot * bytes);
-                *k = C::load_block(simd, payload, channel, shared[n]);
+                *k = C::load_block(simd, slots.payload[n], channel, shared[n]);
             }
             for (r, acc) in acc.iter_mut().enumerate() {
                 let q = simd.load(self.q.as_ptr().add(r * self.head_dim + channel));

@@ -8,7 +8,7 @@ use std::ops::Range;
 use super::{
     accumulate::accumulate,
     dot::dot,
-    side::{Ahead, Bundle, Side},
+    side::{Ahead, Bundles, Side},
 };
 use crate::{
     base::simd::Simd,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Query rows that one pass over slots serves.
-pub(super) const MAX_ROWS: usize = 8;
+pub(super) const MAX_ROWS: usize = 4;
 
 /// A row-major block of f32: `rows` rows of `width` values, `stride` apart.
 pub(super) struct Matrix<'a> {
@@ -24,7 +24,7 @@ pub(super) struct Matrix<'a> {
     pub stride: usize,
 }
 
-/// Slots of a side, and what to bring into the cache meanwhile; see [`Side::bundles`].
+/// Slots of a side, and what to bring into the cache meanwhile; see [`Bundles`].
 #[derive(Clone)]
 pub(super) struct Walk<'b, 'a, S: Simd> {
     pub side: &'b Side<'a, S>,
@@ -40,20 +40,16 @@ impl<'b, 'a, S: Simd> Walk<'b, 'a, S> {
         Ahead::new(self.ahead.map(|(side, _)| side), head_dim)
     }
 
-    /// What to walk, after a check of what unsafe loads rest on: runs have their slots' bytes, and
+    /// What to walk, after a check of what unsafe loads rest on: slots are those of codec `C`, and
     /// rows are whole vectors.
-    #[inline(always)]
-    pub fn bundles<C: Codec>(
-        self,
-        head_dim: usize,
-    ) -> impl Iterator<Item = Bundle<'a>> + use<'a, 'b, C, S> {
+    pub fn bundles<C: Codec>(&self, head_dim: usize) -> Bundles<'b, 'a, S> {
         assert!(head_dim.is_multiple_of(S::LANES));
-        self.side.bundles(self.slots, self.streams, self.ahead).inspect(move |bundle| {
-            for run in bundle.runs() {
-                assert!(run.payload.len() >= bundle.slots * C::payload_bytes(head_dim));
-                assert!(run.scales.len() >= bundle.slots * C::scale_bytes(head_dim));
-            }
-        })
+        assert_eq!(
+            self.side.strides(),
+            (C::payload_bytes(head_dim), C::scale_bytes(head_dim)),
+            "slots of another format"
+        );
+        Bundles::new(self.side, self.slots.clone(), self.streams, self.ahead)
     }
 }
 
@@ -95,10 +91,6 @@ macro_rules! by_rows {
             2 => $kernel::<C, S, 2>($($arg),*),
             3 => $kernel::<C, S, 3>($($arg),*),
             4 => $kernel::<C, S, 4>($($arg),*),
-            5 => $kernel::<C, S, 5>($($arg),*),
-            6 => $kernel::<C, S, 6>($($arg),*),
-            7 => $kernel::<C, S, 7>($($arg),*),
-            8 => $kernel::<C, S, 8>($($arg),*),
             rows => unreachable!("{rows} rows in one pass"),
         }
     };
@@ -111,29 +103,29 @@ fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_, S>, head_dim: usize, out
     let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
     let mut rows = out.chunks_exact_mut(head_dim);
     let ahead = walk.ahead(head_dim);
-    for bundle in (Walk { streams: false, ..walk }).bundles::<C>(head_dim) {
-        let [run] = bundle.runs() else {
-            unreachable!("a walk without streams has one run at a time")
-        };
-        let rows = rows.by_ref().take(bundle.slots);
-        simd.vectorize(
-            #[inline(always)]
-            || {
-                for (slot, row) in rows.enumerate() {
-                    for channel in (0..head_dim).step_by(S::LANES) {
-                        if channel.is_multiple_of(BLOCK) {
-                            run.prefetch(ahead, slot, channel);
-                        }
-                        // SAFETY: the walk measured the slots' bytes; a row is `head_dim`.
-                        unsafe {
-                            let payload = run.payload.as_ptr().add(slot * bytes);
-                            let scales = run.scales.as_ptr().add(slot * scale_bytes);
-                            let values = C::load(simd, payload, scales, channel, head_dim);
-                            simd.store(row.as_mut_ptr().add(channel), values);
+    let mut bundles = Walk { streams: false, ..walk }.bundles::<C>(head_dim);
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            while let Some(bundle) = bundles.next() {
+                for step in 0..bundle.steps {
+                    for (run, row) in bundle.runs().iter().zip(rows.by_ref()) {
+                        let slot = step * bundle.pitch;
+                        for channel in (0..head_dim).step_by(S::LANES) {
+                            if channel.is_multiple_of(BLOCK) {
+                                ahead.prefetch([run.ahead], slot, channel);
+                            }
+                            // SAFETY: a slot of the bundle; a row is `head_dim`.
+                            unsafe {
+                                let payload = run.payload.add(slot * bytes);
+                                let scales = run.scales.add(slot * scale_bytes);
+                                let values = C::load(simd, payload, scales, channel, head_dim);
+                                simd.store(row.as_mut_ptr().add(channel), values);
+                            }
                         }
                     }
                 }
-            },
-        );
-    }
+            }
+        },
+    );
 }

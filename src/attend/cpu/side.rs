@@ -25,30 +25,49 @@ pub(super) struct Side<'a, S: Simd> {
 /// page after another reads at a third of the bandwidth, eight side by side at nearly all of it.
 pub(super) const STREAMS: usize = 8;
 
-/// Consecutive slots of one page.
+/// Slots that are scored together.
+pub(super) const QUAD: usize = 4;
+
+/// Consecutive slots of one page: pointers to the first one's.
 #[derive(Clone, Copy)]
-pub(super) struct Run<'a> {
-    /// Their payloads, one after another.
-    pub payload: &'a [u8],
-    /// Their scales, one after another.
-    pub scales: &'a [u8],
+pub(super) struct Run {
+    pub payload: *const u8,
+    pub scales: *const u8,
     /// The payloads of as many slots that the caller will want soon. Only an address: it may lie
     /// anywhere.
-    ahead: *const u8,
+    pub ahead: *const u8,
 }
 
-/// Runs of equal length, to be walked side by side: the first slot of each, then the second of each.
-pub(super) struct Bundle<'a> {
-    /// Slots of each run.
-    pub slots: usize,
-    runs: [Run<'a>; STREAMS],
+/// Runs to be walked side by side: a slot of each, then the next one of each. The slots of a single run
+/// are dealt to four such runs, so that both look the same to a kernel.
+pub(super) struct Bundle {
+    runs: [Run; STREAMS],
+    /// Runs: [`STREAMS`] or [`QUAD`], or fewer than that, of one slot.
     count: usize,
+    /// Slots of each run that are to be walked.
+    pub steps: usize,
+    /// From one of them to the next, in slots.
+    pub pitch: usize,
 }
 
-impl<'a> Bundle<'a> {
-    /// One run, or a multiple of four.
-    pub fn runs(&self) -> &[Run<'a>] {
+impl Bundle {
+    /// The runs to be walked.
+    pub fn runs(&self) -> &[Run] {
         &self.runs[..self.count]
+    }
+
+    /// Slots of all runs.
+    pub fn slots(&self) -> usize {
+        self.count * self.steps
+    }
+
+    /// The runs of four slots of the walk from `4 * index` on, and the place of those slots in them.
+    /// Where runs are fewer, the first one repeats.
+    #[inline(always)]
+    pub fn quad(&self, index: usize) -> (&[Run; QUAD], usize) {
+        let (quads, _) = self.runs.as_chunks::<QUAD>();
+        let both = usize::from(self.count == STREAMS);
+        (&quads[index & both], (index >> both) * self.pitch)
     }
 }
 
@@ -71,69 +90,125 @@ impl<'a, S: Simd> Side<'a, S> {
         self.region.payload_stride
     }
 
-    /// The runs of `slots`, in order, side by side where there are whole pages enough and `streams`
-    /// asks for it. `ahead` is a side and a distance: along with slot `i` comes the address of slot
-    /// `i + distance` of that side.
-    pub fn bundles<'b>(
-        &'b self,
-        slots: Range<usize>,
-        streams: bool,
-        ahead: Option<(&'b Side<'a, S>, usize)>,
-    ) -> impl Iterator<Item = Bundle<'a>> + use<'a, 'b, S> {
-        let mut next = slots.start;
-        std::iter::from_fn(move || {
-            let first = next % self.page_slots;
-            let slots_each = (self.page_slots - first).min(slots.end - next);
-            if slots_each == 0 {
-                return None;
-            }
-            let whole_pages = if first == 0 { (slots.end - next) / self.page_slots } else { 0 };
-            let count = match whole_pages {
-                _ if !streams => 1,
-                0..4 => 1,
-                4..8 => 4,
-                _ => STREAMS,
-            };
-            let run = self.run(next, slots_each, ahead);
-            let mut runs = [run; STREAMS];
-            for (i, run) in runs[..count].iter_mut().enumerate().skip(1) {
-                *run = self.run(next + i * slots_each, slots_each, ahead);
-            }
-            next += count * slots_each;
-            Some(Bundle { slots: slots_each, runs, count })
-        })
+    /// Payload and scale bytes of a slot.
+    pub fn strides(&self) -> (usize, usize) {
+        (self.region.payload_stride, self.region.scale_stride)
     }
 
-    /// `count` slots from `slot` on, all of one page.
-    fn run(&self, slot: usize, count: usize, ahead: Option<(&Side<'a, S>, usize)>) -> Run<'a> {
-        let (index, first) = (slot / self.page_slots, slot % self.page_slots);
-        let start = self.pages[index] as usize * self.page_bytes;
+    /// `count` slots from `at` on, all of one page.
+    #[inline(always)]
+    fn run(&self, at: InTable, count: usize, ahead: Option<(&Side<'a, S>, InTable)>) -> Run {
+        let start = self.pages[at.page] as usize * self.page_bytes;
         let page = &self.bytes[start..start + self.page_bytes];
-        let part = |start: usize, stride: usize| &page[start + first * stride..][..count * stride];
+        let part = |start: usize, stride: usize| {
+            page[start + at.slot * stride..][..count * stride].as_ptr()
+        };
         let payload = part(self.region.payload, self.region.payload_stride);
         let scales = part(self.region.scales, self.region.scale_stride);
         // Beyond the table there is nothing to ask for but what is in the cache already.
-        let ahead = ahead.and_then(|(side, distance)| side.ahead(slot + distance, count));
-        Run { payload, scales, ahead: ahead.unwrap_or(payload.as_ptr()) }
+        let ahead = ahead.and_then(|(side, distance)| side.ahead(at, distance, count));
+        Run { payload, scales, ahead: ahead.unwrap_or(payload) }
     }
 
-    /// Asks for the scales of `count` slots; returns where the payload of the first one is, unless it
-    /// is beyond the table.
-    fn ahead(&self, slot: usize, count: usize) -> Option<*const u8> {
-        let (page, first) = (self.page(slot / self.page_slots)?, slot % self.page_slots);
+    /// Asks for the scales of `count` slots, `distance` from `at`; returns where the payload of the
+    /// first one is, unless it is beyond the table.
+    #[inline(always)]
+    fn ahead(&self, at: InTable, distance: InTable, count: usize) -> Option<*const u8> {
+        let (page, slot) = (at.page + distance.page, at.slot + distance.slot);
+        let over = slot >= self.page_slots;
+        let slot = if over { slot - self.page_slots } else { slot };
+        let page = *self.pages.get(page + usize::from(over))? as usize;
+        let page = self.bytes.as_ptr().wrapping_add(page * self.page_bytes);
         let region = self.region;
-        let scales = page.wrapping_add(region.scales + first * region.scale_stride);
+        let scales = page.wrapping_add(region.scales + slot * region.scale_stride);
         for line in (0..count * region.scale_stride).step_by(LINE) {
             prefetch(scales.wrapping_add(line));
         }
-        Some(page.wrapping_add(region.payload + first * region.payload_stride))
+        Some(page.wrapping_add(region.payload + slot * region.payload_stride))
     }
 
-    /// Where page `index` of the table starts.
-    fn page(&self, index: usize) -> Option<*const u8> {
-        let page = *self.pages.get(index)? as usize;
-        Some(self.bytes.as_ptr().wrapping_add(page * self.page_bytes))
+    /// Where a slot of the head is.
+    fn place(&self, slot: usize) -> InTable {
+        InTable { page: slot / self.page_slots, slot: slot % self.page_slots }
     }
+}
+
+/// Slots of a side as bundles, in order, side by side where there are whole pages enough.
+pub(super) struct Bundles<'b, 'a, S: Simd> {
+    side: &'b Side<'a, S>,
+    streams: bool,
+    next: InTable,
+    left: usize,
+    ahead: Option<(&'b Side<'a, S>, InTable)>,
+    /// Filled in place: a copy would read in vectors what was just written piece by piece.
+    bundle: Bundle,
+}
+
+impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
+    /// The runs of `slots`, side by side if `streams` asks for it. `ahead` is a side and a distance:
+    /// along with slot `i` comes the address of slot `i + distance` of that side.
+    pub fn new(
+        side: &'b Side<'a, S>,
+        slots: Range<usize>,
+        streams: bool,
+        ahead: Option<(&'b Side<'a, S>, usize)>,
+    ) -> Self {
+        const NONE: *const u8 = std::ptr::null();
+        let none = Run { payload: NONE, scales: NONE, ahead: NONE };
+        Self {
+            side,
+            streams,
+            // Divisions are slow, and a walk is short: none but here.
+            next: side.place(slots.start),
+            left: slots.len(),
+            ahead: ahead.map(|(side, distance)| (side, side.place(distance))),
+            bundle: Bundle { runs: [none; STREAMS], count: 0, steps: 0, pitch: 1 },
+        }
+    }
+
+    /// The next bundle. Its pointers are good for the slots that are to be walked.
+    #[inline(always)]
+    pub fn next(&mut self) -> Option<&Bundle> {
+        if self.left == 0 {
+            return None;
+        }
+        let page_slots = self.side.page_slots;
+        let rest = (page_slots - self.next.slot).min(self.left);
+        let whole_pages =
+            |count: usize| self.streams && self.next.slot == 0 && count * page_slots <= self.left;
+        let (count, steps, pitch) = if whole_pages(STREAMS) {
+            (STREAMS, rest, 1)
+        } else if whole_pages(QUAD) {
+            (QUAD, rest, 1)
+        } else if rest >= QUAD {
+            (QUAD, rest / QUAD, QUAD)
+        } else {
+            (rest, 1, 1)
+        };
+        // Whole pages, or slots of one page.
+        let pages = count * steps > rest;
+        for (i, run) in self.bundle.runs[..count.max(QUAD)].iter_mut().enumerate() {
+            // A quad has four runs to point at.
+            let i = if i < count { i } else { 0 };
+            let (page, slot) = if pages { (i, 0) } else { (0, i) };
+            let at = InTable { page: self.next.page + page, slot: self.next.slot + slot };
+            *run = self.side.run(at, (steps - 1) * pitch + 1, self.ahead);
+        }
+        self.next.slot += if pages { page_slots } else { count * steps };
+        if self.next.slot == page_slots {
+            self.next = InTable { page: self.next.page + if pages { count } else { 1 }, slot: 0 };
+        }
+        self.left -= count * steps;
+        (self.bundle.count, self.bundle.steps, self.bundle.pitch) = (count, steps, pitch);
+        Some(&self.bundle)
+    }
+}
+
+/// A slot by its page, an index into the table, and its place in that page.
+#[derive(Clone, Copy)]
+struct InTable {
+    page: usize,
+    slot: usize,
 }
 
 /// Bytes of a cache line.
@@ -143,28 +218,34 @@ const LINE: usize = 64;
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
     slot_bytes: usize,
-    /// Bytes of a [`BLOCK`] of channels; none if nothing is to come.
+    /// Bytes of a [`BLOCK`] of channels, and their cache lines; none if nothing is to come.
     block_bytes: usize,
+    lines: usize,
 }
 
 impl Ahead {
     /// Slots of `side`, if any.
     pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
         let slot_bytes = side.map_or(0, Side::slot_bytes);
-        Self { slot_bytes, block_bytes: (slot_bytes * BLOCK).div_ceil(head_dim) }
+        let block_bytes = (slot_bytes * BLOCK).div_ceil(head_dim);
+        Self { slot_bytes, block_bytes, lines: block_bytes.div_ceil(LINE) }
     }
-}
 
-impl Run<'_> {
-    /// Asks for a block of channels, given by its first one, of the `slot`-th slot ahead.
+    /// Asks for a block of channels, given by its first one, of the `slot`-th slot ahead of each run.
     #[inline(always)]
-    pub fn prefetch(&self, ahead: Ahead, slot: usize, channel: usize) {
-        let start = slot * ahead.slot_bytes + channel / BLOCK * ahead.block_bytes;
-        let start = self.ahead.wrapping_add(start);
-        let mut line = 0;
-        while line < ahead.block_bytes {
-            prefetch(start.wrapping_add(line));
-            line += LINE;
+    pub fn prefetch<const N: usize>(self, ahead: [*const u8; N], slot: usize, channel: usize) {
+        let start = slot * self.slot_bytes + channel / BLOCK * self.block_bytes;
+        let at = |line: usize| {
+            for ahead in ahead {
+                prefetch(ahead.wrapping_add(start + line * LINE));
+            }
+        };
+        // Two lines are half precision, the common case.
+        if self.lines == 2 {
+            at(0);
+            at(1);
+        } else {
+            (0..self.lines).for_each(at);
         }
     }
 }

@@ -79,7 +79,7 @@ pub(super) fn stream<S: Simd>(
     while first < slots.end {
         let chunk = first..chunk_end(&sides.k, first, slots.end);
         for tile in 0..tiles {
-            // Tiles of almost equal size: nine rows are five and four, not eight and one.
+            // Tiles of almost equal size: five rows are three and two, not four and one.
             let at = |tile: usize| rows.start + tile * rows.len() / tiles;
             let rows = at(tile)..at(tile + 1);
             let tile_q = &q[rows.start * head_dim..rows.end * head_dim];
@@ -92,7 +92,7 @@ pub(super) fn stream<S: Simd>(
                     side: &sides.k,
                     slots: chunk.clone(),
                     streams: true,
-                    ahead: ahead.then_some((&sides.v, 0)),
+                    ahead: ahead.then_some((&sides.k, chunk.len())),
                 },
                 head_dim,
                 tile_q,
@@ -105,7 +105,7 @@ pub(super) fn stream<S: Simd>(
                     side: &sides.v,
                     slots: chunk.clone(),
                     streams: true,
-                    ahead: ahead.then_some((&sides.k, chunk.len())),
+                    ahead: ahead.then_some((&sides.v, chunk.len())),
                 },
                 head_dim,
                 &scores,

@@ -75,9 +75,12 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn f16_to_f32(self, bits: u16) -> f32 {
+    fn splat_f16(self, bits: u32) -> [__m256; 2] {
         // SAFETY: see above.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+        unsafe {
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
+            [_mm256_broadcastss_ps(both), _mm256_broadcastss_ps(_mm_movehdup_ps(both))]
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! AVX-512: sixteen lanes.
 
-use std::arch::x86_64::*;
+use std::arch::{asm, x86_64::*};
 
 use super::Simd;
 
@@ -57,8 +57,9 @@ impl Simd for Avx512 {
 
     #[inline(always)]
     unsafe fn load_f16(self, p: *const u8) -> __m512 {
-        // SAFETY: see above.
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+        // SAFETY: see above. Not `_mm512_cvtph_ps`, which asks for no exceptions and thereby for a load
+        // apart.
+        unsafe { _mm512_cvt_roundph_ps::<_MM_FROUND_CUR_DIRECTION>(_mm256_loadu_si256(p.cast())) }
     }
 
     #[inline(always)]
@@ -77,9 +78,12 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn f16_to_f32(self, bits: u16) -> f32 {
+    fn splat_f16(self, bits: u32) -> [__m512; 2] {
         // SAFETY: see above.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
+        unsafe {
+            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
+            [_mm512_broadcastss_ps(both), _mm512_broadcastss_ps(_mm_movehdup_ps(both))]
+        }
     }
 
     #[inline(always)]
@@ -146,10 +150,40 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn pin(self, a: __m512) -> __m512 {
+        #[inline]
+        #[target_feature(enable = "avx512f")]
+        fn pin(mut a: __m512) -> __m512 {
+            // SAFETY: no instruction at all.
+            unsafe {
+                asm!("/* {0} */", inout(zmm_reg) a, options(nomem, nostack, preserves_flags))
+            };
+            a
+        }
+        // SAFETY: see above.
+        unsafe { pin(a) }
+    }
+
+    #[inline(always)]
     fn fold_sums(self, [a, b, c, d]: [__m512; 4]) -> __m512 {
         // SAFETY: see above.
         unsafe {
-            // Pairs of quarters of a and b, then the sum of all quarters of each of the four.
+            // Each quarter: the sums of that quarter of a, b, c and d.
+            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+            _mm512_add_ps(
+                _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn finish_sums(self, [a, b, c, d]: [__m512; 4]) -> [[f32; 4]; 4] {
+        let mut sums = [[0.0; 4]; 4];
+        // SAFETY: see above; four arrays of four are 64 bytes.
+        unsafe {
             let ab = _mm512_add_ps(
                 _mm512_shuffle_f32x4::<0x44>(a, b),
                 _mm512_shuffle_f32x4::<0xee>(a, b),
@@ -158,33 +192,12 @@ impl Simd for Avx512 {
                 _mm512_shuffle_f32x4::<0x44>(c, d),
                 _mm512_shuffle_f32x4::<0xee>(c, d),
             );
-            _mm512_add_ps(
+            let all = _mm512_add_ps(
                 _mm512_shuffle_f32x4::<0x88>(ab, cd),
                 _mm512_shuffle_f32x4::<0xdd>(ab, cd),
-            )
-        }
-    }
-
-    #[inline(always)]
-    fn finish_sums(self, [a, b, c, d]: [__m512; 4]) -> [[f32; 4]; 4] {
-        // SAFETY: see above; an array of four is 16 bytes.
-        unsafe {
-            // Quarter n of `all` is the n-th sum of each of a, b, c and d.
-            let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-            let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-            let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
-            let all = _mm512_add_ps(
-                _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
-                _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
             );
-            let turn = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-            let all = _mm512_permutexvar_ps(turn, all);
-            let mut sums = [[0.0; 4]; 4];
-            _mm_storeu_ps(sums[0].as_mut_ptr(), _mm512_castps512_ps128(all));
-            _mm_storeu_ps(sums[1].as_mut_ptr(), _mm512_extractf32x4_ps::<1>(all));
-            _mm_storeu_ps(sums[2].as_mut_ptr(), _mm512_extractf32x4_ps::<2>(all));
-            _mm_storeu_ps(sums[3].as_mut_ptr(), _mm512_extractf32x4_ps::<3>(all));
-            sums
+            _mm512_storeu_ps(sums.as_mut_ptr().cast(), all);
         }
+        sums
     }
 }

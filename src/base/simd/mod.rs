@@ -15,6 +15,7 @@ mod portable;
 
 use std::sync::OnceLock;
 
+use half::f16;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_arch = "x86_64")]
@@ -66,8 +67,13 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `p` is valid for reading `LANES` bytes.
     unsafe fn load_i8(self, p: *const u8) -> Self::V;
 
-    /// The IEEE half-precision value with these bits.
-    fn f16_to_f32(self, bits: u16) -> f32;
+    /// Two IEEE half-precision values, given by the bits of the first and, above, of the second: all
+    /// lanes the one, all lanes the other.
+    #[inline(always)]
+    fn splat_f16(self, bits: u32) -> [Self::V; 2] {
+        let value = |bits: u16| self.splat(f16::from_bits(bits).to_f32_const());
+        [value(bits as u16), value((bits >> 16) as u16)]
+    }
 
     /// `a + b`
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -89,6 +95,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn reduce_add(self, a: Self::V) -> f32;
     /// Maximum over the lanes.
     fn reduce_max(self, a: Self::V) -> f32;
+    /// `a`, computed here: keeps the compiler from putting the work off until registers run out.
+    #[inline(always)]
+    fn pin(self, a: Self::V) -> Self::V {
+        a
+    }
     /// Four vectors as one that [`finish_sums`](Self::finish_sums) reads: the first half of the work
     /// of their lane sums, such that the second can serve several of them.
     fn fold_sums(self, four: [Self::V; 4]) -> Self::V;

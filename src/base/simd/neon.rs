@@ -2,8 +2,6 @@
 
 use std::arch::aarch64::*;
 
-use half::f16;
-
 use super::Simd;
 
 /// See [`Isa::Neon`](super::Isa::Neon). A value of this type exists only where the set does.
@@ -109,11 +107,6 @@ impl Simd for Neon {
                 vcvtq_f32_s32(vmovl_s16(vget_high_s16(wide))),
             ]
         }
-    }
-
-    #[inline(always)]
-    fn f16_to_f32(self, bits: u16) -> f32 {
-        f16::from_bits(bits).to_f32_const()
     }
 
     #[inline(always)]

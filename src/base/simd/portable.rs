@@ -63,11 +63,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn f16_to_f32(self, bits: u16) -> f32 {
-        f16::from_bits(bits).to_f32_const()
-    }
-
-    #[inline(always)]
     fn add(self, a: V, b: V) -> V {
         zip(a, b, |a, b| a + b)
     }

@@ -54,9 +54,15 @@ fn check<S: Simd>(simd: S) {
         };
         for (i, &bits) in chunk.iter().enumerate() {
             let expected = [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()];
-            let one = simd.f16_to_f32(bits);
-            for (got, want) in [(half[i], expected[0]), (brain[i], expected[1]), (one, expected[0])]
-            {
+            let [low, high] = simd.splat_f16(u32::from(bits) << 16 | u32::from(!bits));
+            let (low, high) = (store(low)[i], store(high)[i]);
+            let inverse = f16::from_bits(!bits).to_f32();
+            for (got, want) in [
+                (half[i], expected[0]),
+                (brain[i], expected[1]),
+                (high, expected[0]),
+                (low, inverse),
+            ] {
                 assert!(
                     got == want || (got.is_nan() && want.is_nan()),
                     "{bits:#06x}: {got} {want}"
