@@ -53,12 +53,14 @@ __device__ __forceinline__ void move_slot(const u8* from, u32 from_slot, u8* to,
         if (lane + i * WARP < CHUNKS)
             held[i] = *reinterpret_cast<const uint4*>(chunk_at(from, from_slot, lane + i * WARP));
     u16 scale = 0;
-    if (lane < SCALES) scale = *reinterpret_cast<const u16*>(scale_at(from, from_slot, lane));
+    if constexpr (SCALES > 0)
+        if (lane < SCALES) scale = *reinterpret_cast<const u16*>(scale_at(from, from_slot, lane));
 #pragma unroll
     for (u32 i = 0; i < MINE; ++i)
         if (lane + i * WARP < CHUNKS)
             *reinterpret_cast<uint4*>(chunk_at(to, to_slot, lane + i * WARP)) = held[i];
-    if (lane < SCALES) *reinterpret_cast<u16*>(scale_at(to, to_slot, lane)) = scale;
+    if constexpr (SCALES > 0)
+        if (lane < SCALES) *reinterpret_cast<u16*>(scale_at(to, to_slot, lane)) = scale;
 }
 
 }  // namespace
