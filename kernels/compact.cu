@@ -45,6 +45,7 @@ __device__ __forceinline__ P* scale_at(P* page, u32 slot, u32 group) {
                               : Values::scale(page, slot) + 2 * (group - KEY_SCALES);
 }
 
+template <u32 SCALES>
 __device__ __forceinline__ void move_slot(const u8* from, u32 from_slot, u8* to, u32 to_slot,
                                           u32 lane) {
     uint4 held[MINE];
@@ -81,7 +82,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const u8* const from =
             page_at(const_cast<const u8*>(pages), page_ids[head.read_pages + move.x / PAGE_SLOTS]);
         u8* const to = page_at(pages, page_ids[head.written_pages + move.y / PAGE_SLOTS]);
-        move_slot(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
+        move_slot<SCALES>(from, move.x % PAGE_SLOTS, to, move.y % PAGE_SLOTS, lane);
         if (lane == 0 && (scores || positions)) {
             const u64 source = datum_of(page_ids, head.read_pages, move.x, stride);
             const u64 target = datum_of(page_ids, head.written_pages, move.y, stride);
