@@ -330,3 +330,32 @@ fn bench_serving_refuses_what_it_cannot_measure() {
     assert!(["CUDA", "NVRTC", "cuBLAS"].iter().any(|name| stderr.contains(name)), "{stderr}");
     assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
 }
+
+#[cfg(feature = "cuda")]
+#[test]
+fn bench_gpu_refuses_what_it_cannot_measure() {
+    let bench = Bench::new();
+    let refuses = |arguments: &[&str], what: &str| {
+        bench.refuses(&[&["bench-gpu"], arguments].concat(), what);
+    };
+    refuses(&["--lengths", "1024,0"], "there is nothing to measure: no length");
+    refuses(&["--batches", "0"], "there is nothing to measure: no batch");
+    refuses(&["--head-dim", "40"], "head_dim 40");
+    refuses(&["--kv-heads", "0"], "at least one of each");
+    refuses(&["--block-tokens", "0"], "a page of 0 slots");
+    refuses(&["--json", "no/such/folder/out.json"], "cannot write no/such/folder/out.json");
+    // Without a device, what is missing; with one, the smallest grid.
+    let arguments = ["bench-gpu", "--lengths", "1024", "--batches", "1", "--memory", "1"];
+    let output = bench.run(&[&arguments[..], &["--format", "f16", "--json", "g.json"]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    if output.status.success() {
+        let report = json(&bench.path("g.json"));
+        assert!(report["copy_gbps"].as_f64().unwrap() > 0.0, "{report}");
+        assert!(!report["decode"].as_array().unwrap().is_empty(), "{report}");
+        return;
+    }
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("headwise: "), "{stderr}");
+    assert!(["CUDA", "NVRTC"].iter().any(|name| stderr.contains(name)), "{stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr}");
+}

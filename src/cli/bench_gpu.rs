@@ -71,6 +71,7 @@ impl BenchGpu {
     pub fn run(self) -> Result<(), CliError> {
         self.json.check()?;
         let plan = self.plan();
+        plan.check()?;
         // The device first: without one, no compiler needs to be fetched.
         let context = Driver::open().and_then(|driver| Context::new(&driver, self.device))?;
         let nvrtc = fetching(Nvrtc::open_or_fetch)?;
@@ -101,7 +102,7 @@ impl BenchGpu {
             kv_heads: self.kv_heads,
             group: self.group,
             page_slots: self.block_tokens,
-            most_bytes: self.memory << 30,
+            most_bytes: self.memory.saturating_mul(1 << 30),
             ..BenchPlan::default()
         };
         if !self.lengths.is_empty() {

@@ -65,7 +65,7 @@ pub enum LayoutError {
     #[error("a page of {0} bytes is not a multiple of {align} bytes", align = PageLayout::PAGE_ALIGN)]
     Unaligned(usize),
     /// Sizes whose product overflows.
-    #[error("a page of {slots} slots of head_dim {head_dim} is too large")]
+    #[error("a page of {slots} slots of head_dim {head_dim} is empty or too large")]
     TooLarge {
         /// Slots asked for.
         slots: usize,

@@ -210,7 +210,7 @@ pub fn bench(
     plan: &BenchPlan,
     progress: &dyn Fn(BenchEvent),
 ) -> Result<BenchReport, BenchError> {
-    let shape = plan.shape()?;
+    let shape = plan.check()?;
     let context = kernels.context();
     let cases = decode::cases(plan);
     progress(BenchEvent::Parts(correct::PARTS + cases.len() + plan.formats.len()));
@@ -259,11 +259,12 @@ pub fn bench(
 }
 
 impl BenchPlan {
-    /// The layer's shape.
+    /// The layer's shape, if all of the plan can be measured.
     ///
     /// # Errors
-    /// [`BenchError::Empty`] too, for a list with nothing in it or a zero in one.
-    fn shape(&self) -> Result<CacheShape, BenchError> {
+    /// [`BenchError::Empty`] for a list with nothing in it or a zero in one; heads that make no shape;
+    /// pages that cannot be laid out.
+    pub fn check(&self) -> Result<CacheShape, BenchError> {
         if self.formats.is_empty() {
             return Err(BenchError::Empty("no format"));
         }
@@ -272,7 +273,10 @@ impl BenchPlan {
                 return Err(BenchError::Empty(what));
             }
         }
-        Ok(CacheShape::new(1, self.kv_heads, self.kv_heads * self.group, self.head_dim)?)
+        let query_heads = self.kv_heads.saturating_mul(self.group);
+        let shape = CacheShape::new(1, self.kv_heads, query_heads, self.head_dim)?;
+        self.formats.iter().try_for_each(|&format| self.layout(format).map(drop))?;
+        Ok(shape)
     }
 
     /// The layout of one format's pages.
