@@ -13,7 +13,7 @@
 //! | [`TableMirror`], [`StepFence`] | page tables on a device; when a step's kernels are done |
 //! | [`work`] | which block of a launch reads which pages |
 //! | [`attention`] | attention over the pages of a device |
-//! | [`bench`] | how fast the kernels are beside a plain copy |
+//! | [`mod@bench`] | how fast the kernels are beside a plain copy |
 //! | [`verify`] | whether what a device computes is right |
 //! | [`eviction`] | scores at rest, victims and moves on a device |
 //! | [`report`] | what each kernel costs on an architecture |
