@@ -5,8 +5,12 @@
 mod compiler;
 #[path = "cuda_support/engine.rs"]
 mod engine;
+#[path = "cuda_support/launches.rs"]
+mod launch_cases;
 #[path = "cuda_support/memory.rs"]
 mod memory;
+#[path = "cuda_support/serving.rs"]
+mod serving_loop;
 
 use std::sync::Arc;
 
@@ -16,6 +20,7 @@ use headwise::{
         Kernels,
         driver::{Context, Driver, Stream},
         kernels::{KernelFile, Specialisation},
+        serving::Tables,
         verify::{
             AttentionCase, append_agrees_with_the_host, attention_errors, attention_specialisation,
             formats, store_agrees_with_the_host, tolerance,
@@ -109,4 +114,31 @@ fn rows_are_encoded_as_on_the_host() {
             append_agrees_with_the_host(&kernels, format, head_dim, 9).unwrap();
         }
     }
+}
+
+/// The formats alike for K and V, and one pair of unlike ones.
+fn few_formats() -> impl Iterator<Item = PageFormat> {
+    let mixed = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
+    SlotFormat::ALL.iter().map(|&format| PageFormat::both(format)).chain([mixed])
+}
+
+#[test]
+fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    for format in few_formats() {
+        let scored = Tables::PerHead { scores: Some(1) };
+        serving_loop::decode_loop(&kernels, format, scored, [1500, 40]);
+        for tables in [Tables::PerHead { scores: None }, Tables::Shared] {
+            serving_loop::decode_loop(&kernels, format, tables, [70, 33]);
+        }
+    }
+}
+
+#[test]
+fn prompts_scores_and_gathered_rows_are_the_hosts() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    launch_cases::sums_become_scores_at_rest(&kernels);
+    few_formats().for_each(|format| launch_cases::gathered_rows_are_the_hosts(&kernels, format));
 }

@@ -14,7 +14,13 @@ mod engine;
 #[cfg(unix)]
 #[path = "cuda_support/fake.rs"]
 mod fake;
+#[cfg(unix)]
+#[path = "cuda_support/launches.rs"]
+mod launch_cases;
 mod ptxvm;
+#[cfg(unix)]
+#[path = "cuda_support/serving.rs"]
+mod serving_loop;
 
 mod kernels_vm {
     mod budgets;
