@@ -31,10 +31,11 @@ __device__ __forceinline__ u32 shared_address(const void* p) {
 // ---- asynchronous copies, sm_80 ----
 
 // Copies the first `bytes` (0..=16) of 16 bytes past L1 and zero-fills the rest: a slot outside the
-// table is never read, and what stands for it is a finite 0. Constant offsets cost no instruction.
+// table is never read, and what stands for it is a finite 0. Constant offsets cost no instruction. The
+// rows of a page follow one another, so the second-level cache is told to fetch them 128 bytes at a time.
 template <u32 TO, u32 FROM>
 __device__ __forceinline__ void copy_async_16(u32 to_shared, const void* from, u32 bytes) {
-    asm volatile("cp.async.cg.shared.global [%0 + %1], [%2 + %3], 16, %4;" ::"r"(to_shared),
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0 + %1], [%2 + %3], 16, %4;" ::"r"(to_shared),
                  "n"(TO), "l"(from), "n"(FROM), "r"(bytes)
                  : "memory");
 }
