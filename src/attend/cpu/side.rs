@@ -227,14 +227,30 @@ impl Ahead {
     /// Slots of `side`, if any.
     pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
         let slot_bytes = side.map_or(0, Side::slot_bytes);
-        let block_bytes = (slot_bytes * BLOCK).div_ceil(head_dim);
+        let block_bytes = slot_bytes.div_ceil(head_dim.div_ceil(BLOCK));
         Self { slot_bytes, block_bytes, lines: block_bytes.div_ceil(LINE) }
     }
 
     /// Asks for a block of channels, given by its first one, of the `slot`-th slot ahead of each run.
     #[inline(always)]
     pub fn prefetch<const N: usize>(self, ahead: [*const u8; N], slot: usize, channel: usize) {
-        let start = slot * self.slot_bytes + channel / BLOCK * self.block_bytes;
+        self.lines_at(ahead, slot * self.slot_bytes + channel / BLOCK * self.block_bytes);
+    }
+
+    /// For a pass over a bundle that takes only the block from `channel` on.
+    #[inline(always)]
+    pub fn of_tile(self, bundle: &Bundle, channel: usize) -> TileAhead {
+        let block = channel / BLOCK;
+        let (start, pitch) = if bundle.pitch == 1 {
+            (block * bundle.steps * self.block_bytes, self.block_bytes)
+        } else {
+            (block * self.block_bytes, bundle.pitch * self.slot_bytes)
+        };
+        TileAhead { ahead: self, start, pitch }
+    }
+
+    #[inline(always)]
+    fn lines_at<const N: usize>(self, ahead: [*const u8; N], start: usize) {
         let at = |line: usize| {
             for ahead in ahead {
                 prefetch(ahead.wrapping_add(start + line * LINE));
@@ -250,20 +266,37 @@ impl Ahead {
     }
 }
 
-/// Asks for one cache line in the second-level cache; a hint, so any address will do. The first level
-/// is too small for what is wanted soon, and its few outstanding misses are for the loads themselves.
+/// What a pass over a block of channels asks for: as many bytes of each run as the pass reads, but in
+/// the order of memory, so that hardware prefetchers see streams and not every second pair of lines.
+#[derive(Clone, Copy)]
+pub(super) struct TileAhead {
+    ahead: Ahead,
+    start: usize,
+    pitch: usize,
+}
+
+impl TileAhead {
+    /// Asks for the share of a step of the runs.
+    #[inline(always)]
+    pub fn prefetch<const N: usize>(self, ahead: [*const u8; N], step: usize) {
+        self.ahead.lines_at(ahead, self.start + step * self.pitch);
+    }
+}
+
+/// Asks for one cache line; a hint, so any address will do. Into the first level, on its way to which
+/// it comes into the second: what the first one cannot keep until it is wanted, the second one does.
 #[inline(always)]
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has SSE, and a prefetch touches no memory that the program can see.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a prefetch touches no memory that the program can see.
     unsafe {
-        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags));
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;

@@ -12,9 +12,9 @@ use crate::base::simd::Simd;
 /// The most slots whose scores are computed before their values are added: enough to make the softmax
 /// between the two passes cheap.
 pub(super) const CHUNK: usize = 256;
-/// Payload bytes of K in a chunk, about: what one pass prefetches must still be in the second-level
-/// cache when the next pass reads it, and the pages of a chunk are walked side by side.
-const CHUNK_BYTES: usize = 32 << 10;
+/// Payload bytes of K in a chunk, about: what one pass prefetches must still be in a near cache when
+/// the next pass reads it, and the pages of a chunk are walked side by side.
+const CHUNK_BYTES: usize = 16 << 10;
 
 /// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) of query rows, in base 2: `max` of the
 /// scores so far, `sum` of `2^(score − max)` and `out`, the values weighted alike, not yet divided.
