@@ -19,13 +19,10 @@ pub(super) struct Side<'a, S: Simd> {
     pub ops: Ops<S>,
 }
 
-/// The most runs of a [`Bundle`].
+/// Slots that are scored together, and the runs of a [`Bundle`].
 ///
 /// Hardware prefetchers follow a stream until it leaves its 4 KiB page, and pages are little more: one
-/// page after another reads at a third of the bandwidth, eight side by side at nearly all of it.
-pub(super) const STREAMS: usize = 8;
-
-/// Slots that are scored together.
+/// page after another reads at a third of the bandwidth, four side by side at most of it.
 pub(super) const QUAD: usize = 4;
 
 /// Consecutive slots of one page: pointers to the first one's.
@@ -41,8 +38,8 @@ pub(super) struct Run {
 /// Runs to be walked side by side: a slot of each, then the next one of each. The slots of a single run
 /// are dealt to four such runs, so that both look the same to a kernel.
 pub(super) struct Bundle {
-    runs: [Run; STREAMS],
-    /// Runs: [`STREAMS`] or [`QUAD`], or fewer than that, of one slot.
+    runs: [Run; QUAD],
+    /// Runs: [`QUAD`], or fewer than that, of one slot.
     count: usize,
     /// Slots of each run that are to be walked.
     pub steps: usize,
@@ -65,9 +62,7 @@ impl Bundle {
     /// Where runs are fewer, the first one repeats.
     #[inline(always)]
     pub fn quad(&self, index: usize) -> (&[Run; QUAD], usize) {
-        let (quads, _) = self.runs.as_chunks::<QUAD>();
-        let both = usize::from(self.count == STREAMS);
-        (&quads[index & both], (index >> both) * self.pitch)
+        (&self.runs, index * self.pitch)
     }
 }
 
@@ -162,7 +157,7 @@ impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
             next: side.place(slots.start),
             left: slots.len(),
             ahead: ahead.map(|(side, distance)| (side, side.place(distance))),
-            bundle: Bundle { runs: [none; STREAMS], count: 0, steps: 0, pitch: 1 },
+            bundle: Bundle { runs: [none; QUAD], count: 0, steps: 0, pitch: 1 },
         }
     }
 
@@ -174,21 +169,15 @@ impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
         }
         let page_slots = self.side.page_slots;
         let rest = (page_slots - self.next.slot).min(self.left);
-        let whole_pages =
-            |count: usize| self.streams && self.next.slot == 0 && count * page_slots <= self.left;
-        let (count, steps, pitch) = if whole_pages(STREAMS) {
-            (STREAMS, rest, 1)
-        } else if whole_pages(QUAD) {
+        let pages = self.streams && self.next.slot == 0 && QUAD * page_slots <= self.left;
+        let (count, steps, pitch) = if pages {
             (QUAD, rest, 1)
         } else if rest >= QUAD {
             (QUAD, rest / QUAD, QUAD)
         } else {
             (rest, 1, 1)
         };
-        // Whole pages, or slots of one page.
-        let pages = count * steps > rest;
-        for (i, run) in self.bundle.runs[..count.max(QUAD)].iter_mut().enumerate() {
-            // A quad has four runs to point at.
+        for (i, run) in self.bundle.runs.iter_mut().enumerate() {
             let i = if i < count { i } else { 0 };
             let (page, slot) = if pages { (i, 0) } else { (0, i) };
             let at = InTable { page: self.next.page + page, slot: self.next.slot + slot };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{
     exp::exp2,
     ops::{MAX_ROWS, Matrix, Walk},
-    side::Side,
+    side::{QUAD, Side},
 };
 use crate::base::simd::Simd;
 
@@ -118,12 +118,13 @@ pub(super) fn stream<S: Simd>(
 }
 
 /// Where the chunk that starts at slot `first` ends: at the end of a page where pages are small, so
-/// that runs are whole pages.
+/// that runs are whole pages, and bundles of them where they can be.
 pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -> usize {
-    let page_slots = side.page_slots();
-    let limit = first + (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
-    let boundary = limit / page_slots * page_slots;
-    (if boundary > first { boundary } else { limit }).min(end)
+    let (page_slots, bundle) = (side.page_slots(), QUAD * side.page_slots());
+    let slots = (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
+    let slots = if bundle <= CHUNK { slots.max(bundle) / bundle * bundle } else { slots };
+    let boundary = (first + slots) / page_slots * page_slots;
+    (if boundary > first { boundary } else { first + slots }).min(end)
 }
 
 /// Turns each row's `count` scores into weights `2^(score − max)` under its new maximum, and brings
