@@ -41,9 +41,6 @@ pub(super) fn reserve<'a>(
     let mut growth = Vec::with_capacity(appends.len());
     let mut needed = 0;
     for (sequence, tokens) in appends {
-        if !Arc::ptr_eq(shared, &sequence.shared) {
-            return Err(PlanError::ForeignSequence);
-        }
         let too_long = || PlanError::TooLong(sequence.tokens().saturating_add(tokens));
         let count =
             u32::try_from(tokens).ok().filter(|&n| sequence.tokens.checked_add(n).is_some());
