@@ -13,6 +13,7 @@ mod compress;
 mod config;
 mod error;
 mod layouts;
+mod observe;
 mod sequence;
 mod step;
 

@@ -44,6 +44,9 @@ pub enum EvictError {
     /// A scorer that does not accumulate was asked for the increment of a decoding step.
     #[error("the {0} scorer does not accumulate over decoding steps")]
     NotCumulative(&'static str),
+    /// A window without a query in it.
+    #[error("a window of 0 queries says nothing of any slot")]
+    NoQueries,
     /// A pooling kernel without a middle.
     #[error("a pooling kernel of {0} has no middle slot, it must be odd")]
     Kernel(usize),
