@@ -97,6 +97,14 @@ pub enum EvictError {
     /// More pages than 32 bits count.
     #[error("{0} pages are more than one schedule counts")]
     TooManyPages(usize),
+    /// More pages asked for than costs were listed for.
+    #[error("cannot free {asked} pages: the heads list what {possible} of them would cost")]
+    TooFewCosts {
+        /// Pages that were to be freed.
+        asked: usize,
+        /// Pages that the heads list.
+        possible: usize,
+    },
     /// More pages asked for than may go.
     #[error(
         "cannot free {asked} pages: {held} are held, and sinks, window and floors keep {floor} of \
