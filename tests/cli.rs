@@ -228,11 +228,28 @@ fn bad_budgets_and_pages() {
     bench.refuses(&generate(&["--block-tokens", "0"]), "a page of 0 slots");
     bench.refuses(&generate(&["--block-tokens", "99999999999"]), "too large");
     bench.refuses(&generate(&["--memory", "0"]), "hold 0 pages");
+    let endless = ["--block-tokens", "65536", "--memory", "999999999"];
+    bench.refuses(&generate(&endless), "were not granted");
     bench.refuses(&generate(&["--max-tokens", "0"]), "one token to generate");
     bench.refuses(&generate(&["--chunk", "0"]), "chunks of at least one token");
     bench.refuses(&generate(&["--temperature", "-1"]), "temperature");
     bench.refuses(&generate(&["--temperature", "1", "--top-p", "0"]), "top-p");
     bench.refuses(&generate(&["--json", "no/such/folder/x.json"]), "no/such/folder/x.json");
+    let scored = |extra: &[&'static str]| {
+        let brief = ["--compress", "2", "--sinks", "2", "--window", "8", "--max-tokens", "2"];
+        generate(&[&brief, extra].concat())
+    };
+    bench.refuses(&scored(&["--queries", "0"]), "a window of 0 queries");
+    bench.refuses(&scored(&["--kernel", "0"]), "has no middle slot");
+    bench.refuses(&scored(&["--kernel", "8"]), "has no middle slot");
+    // Merely large: all queries, one pool over everything, nothing far enough away to count.
+    const MOST: &str = "18446744073709551615";
+    for large in [["--kernel", "999999999999"], ["--kernel", MOST]] {
+        bench.succeeds(&scored(&large));
+    }
+    for option in ["--queries", "--skip-newest"] {
+        bench.succeeds(&scored(&[option, MOST]));
+    }
 }
 
 #[test]
