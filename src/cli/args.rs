@@ -57,14 +57,14 @@ pub(super) struct PolicyArgs {
     pub cost: CostArg,
     /// Newest prompt queries whose attention kv-compress looks at (the paper: 32).
     #[arg(long, value_name = "TOKENS", default_value_t = 256)]
-    pub queries: usize,
+    pub queries: u32,
     /// Neighbouring positions that kv-compress pools over; odd, 1 does not pool.
     #[arg(long, value_name = "TOKENS", default_value_t = 7)]
-    pub kernel: usize,
+    pub kernel: u16,
     /// Of these queries, attention to this many of the newest tokens each sees does not count (the
     /// paper: 0).
     #[arg(long, value_name = "TOKENS", default_value_t = 32)]
-    pub skip_newest: usize,
+    pub skip_newest: u32,
     /// Whether heads compete for pages or all keep as much; the default is what suits the policy:
     /// heads compete under kv-compress, and keep the same elsewhere.
     #[arg(long, value_enum)]
@@ -112,7 +112,8 @@ impl PolicyArgs {
     pub fn scorer(&self, kind: ScorerKind) -> Result<Arc<dyn Scorer>, CliError> {
         Ok(match kind {
             ScorerKind::KvCompress => {
-                Arc::new(KvCompress::new(self.queries, self.kernel)?.from_afar(self.skip_newest))
+                let scorer = KvCompress::new(self.queries as usize, self.kernel.into())?;
+                Arc::new(scorer.from_afar(self.skip_newest as usize))
             }
             other => Arc::from(other.build()),
         })
