@@ -51,6 +51,8 @@ pub struct Scheduler<'m> {
     waiting: VecDeque<Job>,
     /// In the order of their admission.
     running: Vec<Job>,
+    /// Requests that ended in a step which then failed: the next step reports them.
+    unreported: Vec<Completion>,
     next_id: u64,
     stats: ServeStats,
 }
@@ -75,6 +77,7 @@ impl<'m> Scheduler<'m> {
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            unreported: Vec::new(),
             next_id: 0,
             stats: ServeStats::default(),
         })
@@ -122,9 +125,9 @@ impl<'m> Scheduler<'m> {
         Some(completion)
     }
 
-    /// Whether every request is done.
+    /// Whether every request is done, and was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.waiting.is_empty() && self.running.is_empty() && self.unreported.is_empty()
     }
 
     /// What has been done so far.
@@ -152,14 +155,15 @@ impl<'m> Scheduler<'m> {
 
     /// One forward pass over what runs now.
     ///
-    /// What goes wrong with one request ends that request, as [`Finish::Failed`] among the completed;
-    /// the others go on as if it had not been there.
+    /// What goes wrong with one request ends that request, as [`Finish::Failed`] among the completed,
+    /// and the others go on.
     ///
     /// # Errors
     /// The forward pass fails, and with no request alone. Nothing was appended: the requests stay, and
     /// the step can be tried again.
     pub fn step(&mut self) -> Result<Progress, EngineError> {
-        let mut progress = Progress::default();
+        let completed = std::mem::take(&mut self.unreported);
+        let mut progress = Progress { completed, ..Progress::default() };
         self.admit(&mut progress);
         let (members, rows) = loop {
             let members = self.members();
@@ -171,7 +175,12 @@ impl<'m> Scheduler<'m> {
                 Err(EngineError::Cache(error)) if room::is_full(&error) => {
                     self.make_room(error, &mut progress);
                 }
-                Err(error) => self.fail_offenders(&members, error, &mut progress)?,
+                Err(error) => {
+                    if let Err(error) = self.fail_offenders(&members, error, &mut progress) {
+                        self.unreported = progress.completed;
+                        return Err(error);
+                    }
+                }
             }
         };
         self.stats.steps += 1;
@@ -233,7 +242,8 @@ impl<'m> Scheduler<'m> {
     }
 
     /// After a pass that failed with `error`: runs each member alone, and ends those that fail there
-    /// too. Passes it on when there is none.
+    /// too. Passes it on when there is none. Nothing is appended, but attention that these passes paid
+    /// counts again in the scores of those that decode.
     fn fail_offenders(
         &mut self,
         members: &[(usize, usize)],
