@@ -11,6 +11,8 @@ mod launch_cases;
 mod memory;
 #[path = "cuda_support/serving.rs"]
 mod serving_loop;
+#[path = "common/skipped.rs"]
+mod skipped;
 
 use std::sync::Arc;
 
@@ -34,7 +36,7 @@ fn context() -> Option<Context> {
     match Driver::open().and_then(|driver| Context::new(&driver, 0)) {
         Ok(context) => Some(context),
         Err(error) => {
-            eprintln!("SKIPPED: this test needs a CUDA device, and {error}");
+            skipped::skipped(format_args!("this test needs a CUDA device, and {error}"));
             None
         }
     }

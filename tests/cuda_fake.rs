@@ -11,6 +11,8 @@ mod engine;
 mod fake;
 #[path = "cuda_support/memory.rs"]
 mod memory;
+#[path = "common/skipped.rs"]
+mod skipped;
 
 use std::sync::Arc;
 
