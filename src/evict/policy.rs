@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub enum Cost {
     /// The highest score among the slots that die for the page: the choice of KV-Compress.
     MaxVictim,
-    /// The sum of their scores: the score lost for the page. It measures better
+    /// The sum of their scores: the score lost for the page. The two measure alike
     /// (`docs/benchmarks.md`).
     #[default]
     SumVictims,

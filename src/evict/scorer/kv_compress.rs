@@ -76,7 +76,7 @@ impl KvCompress {
 }
 
 impl Default for KvCompress {
-    /// 256 queries, a kernel of 7, seen from 32 tokens afar: what measured best at every rate
+    /// 256 queries, a kernel of 7, seen from 32 tokens afar: what measured best of what was tried
     /// (`docs/benchmarks.md`).
     fn default() -> Self {
         Self { window: 256, kernel: 7, skip: 32 }
