@@ -18,16 +18,18 @@ use compiler::nvrtc;
 use emulate::{COMPILED, Compiled, LAUNCHES};
 use fake::Fake;
 use headwise::{
-    base::CacheShape,
+    base::{CacheShape, SlotMove},
     cuda::{
         CudaError, CudaStore, Kernels, Staging,
-        attention::{Appender, NO_SLOT, NewRows},
+        attention::{Appender, DecodeHead, DecodePlan, Decoder, NO_SLOT, NewRows},
         device::DeviceInfo,
         driver::{Context, DeviceBuffer, Driver, Event, Module, Stream},
+        eviction::{SlotAddresses, SlotData},
         kernels::Specialisation,
         verify::{AttentionCase, attention_errors, store_agrees_with_the_host},
     },
-    format::{PageFormat, PageLayout, SlotFormat},
+    evict::Score,
+    format::{PageFormat, PageLayout, Region, SlotFormat},
     store::{HostStore, PageStore, Rows, StoreError, TablePages},
 };
 
@@ -151,6 +153,73 @@ fn bounds_are_checked_before_anything_is_queued() {
     });
 }
 
+/// A download that is refused, or that the driver refuses half way, leaves no copy behind that a later
+/// upload's bytes could fall victim to.
+#[test]
+fn a_refused_download_leaves_the_ring_usable() {
+    let Some(fake) = Fake::new() else { return };
+    without_leaks(&fake, |context| {
+        let stream = Stream::new(context).unwrap();
+        let mut staging = Staging::new(context, 2, 64).unwrap();
+        let mut buffer = DeviceBuffer::new(context, 100).unwrap();
+        staging.upload(&stream, &mut buffer, [(0, &[7; 100][..])]).unwrap();
+        let mut to = [0; 43];
+        let error = staging.download(&stream, &buffer, &[0..32, 90..101], &mut to).unwrap_err();
+        assert_eq!(error.to_string(), "bytes 90..101 are outside a buffer of 100 bytes");
+        let error = staging.download(&stream, &buffer, &[0..32, 90..100], &mut to).unwrap_err();
+        assert_eq!(error.to_string(), "bytes to copy to: 43, expected 42");
+        staging.upload(&stream, &mut buffer, [(0, &[9; 32][..])]).unwrap();
+        fake.fail("cuMemcpyDtoHAsync_v2", 700);
+        assert!(staging.download(&stream, &buffer, &[0..32, 32..43], &mut to).is_err());
+        fake.fail("cuEventRecord", 700);
+        assert!(staging.download(&stream, &buffer, &[0..32, 32..43], &mut to).is_err());
+        fake.fail("", 0);
+        staging.upload(&stream, &mut buffer, [(64, &[5; 32][..])]).unwrap();
+        let mut seen = [0; 100];
+        staging.download(&stream, &buffer, &[0..32, 32..100], &mut seen).unwrap();
+        let expected = [[9u8; 32].as_slice(), &[7; 32], &[5; 32], &[7; 4]].concat();
+        assert_eq!(seen.as_slice(), expected);
+    });
+}
+
+/// Scores and positions go where their pages go, and whoever names too few pages is told.
+#[test]
+fn slot_data_follow_pages() {
+    let Some(fake) = Fake::new() else { return };
+    without_leaks(&fake, |context| {
+        let stream = Stream::new(context).unwrap();
+        let mut staging = Staging::new(context, 2, 64).unwrap();
+        let mut data = SlotData::new(context, 6, 5).unwrap();
+        let scores: Vec<u16> = (100..110).collect();
+        let positions: Vec<u32> = (200..210).collect();
+        data.write(&[4, 1], &scores, &positions, &mut staging, &stream).unwrap();
+        data.copy_pages(&[(4, 0), (1, 5), (5, 2)], &stream).unwrap();
+        let (mut codes, mut places) = (vec![0; 10], vec![0; 10]);
+        for pages in [[4, 1], [0, 5], [0, 2]] {
+            data.read(&pages, &mut codes, &mut places, &mut staging, &stream).unwrap();
+            assert_eq!((&codes, &places), (&scores, &positions), "{pages:?}");
+        }
+        let (codes, places) = data.download(&[0, 2], 4, 7, &mut staging, &stream).unwrap();
+        let codes: Vec<u16> = codes.into_iter().map(Score::to_bits).collect();
+        assert_eq!(codes, [100, 101, 102, 103, 105, 106, 107]);
+        assert_eq!(places, [200, 201, 202, 203, 205, 206, 207]);
+        let mut refused = |pages: &[u32], page_slots, slots| {
+            data.download(pages, page_slots, slots, &mut staging, &stream).unwrap_err().to_string()
+        };
+        assert_eq!(refused(&[0, 2], 4, 9), "slots of pages: 8, expected 9");
+        assert_eq!(refused(&[], 4, 1), "slots of pages: 0, expected 1");
+        assert_eq!(refused(&[0], 6, 1), "slots of a page: 6, expected 5");
+        assert_eq!(refused(&[6], 5, 1), "bytes 60..62 are outside a buffer of 60 bytes");
+        let error = data.write(&[0], &[0; 5], &[0; 4], &mut staging, &stream).unwrap_err();
+        assert_eq!(error.to_string(), "positions: 4, expected 5");
+        let mut short = [0; 4];
+        let error = data.read(&[0], &mut short, &mut [0; 5], &mut staging, &stream).unwrap_err();
+        assert_eq!(error.to_string(), "bytes to copy to: 8, expected 10");
+        assert!(data.copy_pages(&[(0, 6)], &stream).is_err());
+        stream.synchronize().unwrap();
+    });
+}
+
 #[test]
 fn pages_survive_every_operation() {
     let Some(fake) = Fake::new() else { return };
@@ -210,6 +279,31 @@ fn refusals_are_those_of_the_host_store() {
             }
             let error = device.append(table, first, k, v).unwrap_err();
             assert_eq!(error, host.append(table, first, k, v).unwrap_err());
+        }
+    }
+    let forged = [
+        PageLayout { slots: 1000, ..layout },
+        PageLayout { slots: 0, ..layout },
+        PageLayout { head_dim: 0, ..layout },
+        PageLayout { head_dim: usize::MAX, ..layout },
+        PageLayout { head_dim: 16, ..layout },
+        PageLayout { k: Region { payload: 1 << 40, ..layout.k }, ..layout },
+        PageLayout { v: Region { scale_stride: 64, ..layout.v }, ..layout },
+    ];
+    for layout in &forged {
+        let table = TablePages { pages: &[0, 1], layout };
+        let moves = [SlotMove { from: 1, to: 0 }, SlotMove { from: 3, to: 2 }];
+        let dense = Rows { values: &row, stride: 32, count: 0 };
+        let (mut k, mut v) = ([0.0; 32], [0.0; 32]);
+        for refused in [
+            device.append(table, 0, dense, dense),
+            device.move_slots(table, &moves),
+            device.read(table, 0, &mut k, &mut v),
+            device.read_keys(table, 0, &mut k),
+        ] {
+            let text = refused.unwrap_err().to_string();
+            let rows = text.starts_with("K has ") && layout.head_dim > 32;
+            assert!(rows || text.contains("a page layout that is not that of f16 pages"), "{text}");
         }
     }
     assert_eq!(device.poison(&[9]).unwrap_err(), host.poison(&[9]).unwrap_err());
@@ -287,6 +381,63 @@ fn an_engines_decode_loop_is_that_of_the_reference() {
     });
 }
 
+/// A decoder follows no plan that leads its blocks outside its buffers.
+#[test]
+fn plans_of_other_decoders_are_refused() {
+    let Some(fake) = Fake::new() else { return };
+    let Some(nvrtc) = nvrtc() else { return };
+    without_leaks(&fake, |context| {
+        let stream = Stream::new(context).unwrap();
+        let kernels = Kernels::new(context, nvrtc, None);
+        let layout = PageLayout::new(PageFormat::default(), 64, 8192).unwrap();
+        let specialisation = Specialisation::new(layout, 2);
+        let mut staging = Staging::new(context, 2, 4096).unwrap();
+        let mut decoder = Decoder::new(&kernels, specialisation, 3, &stream).unwrap();
+        let blocks = decoder.blocks();
+        let heads = [4000, 100, 9].map(|slots| DecodeHead { query: 0, pages: 0, slots, logits: 0 });
+        let own = DecodePlan::new(&heads, &specialisation, blocks);
+        assert!(own.partials > 1 && own.merges.len() == 1, "{own:?}");
+        decoder.upload(own.clone(), &mut staging, &stream).unwrap();
+        let merge_blocks = decoder.merge_blocks();
+        let with = |change: fn(&mut DecodePlan)| {
+            let mut plan = own.clone();
+            change(&mut plan);
+            plan
+        };
+        let forged = [
+            DecodePlan::new(&heads, &specialisation, blocks / 2),
+            DecodePlan::new(&heads, &specialisation, 2 * blocks),
+            with(|plan| plan.lists.clear()),
+            with(|plan| plan.lists[1] = 1 << 20),
+            with(|plan| *plan.lists.last_mut().unwrap() += 1),
+            with(|plan| plan.lists[0] = 1),
+            with(|plan| plan.partials = 1 << 20),
+            with(|plan| plan.partials = 1),
+            with(|plan| plan.items[0].partial = 1 << 20),
+            with(|plan| plan.merges[0].count = u32::MAX),
+            with(|plan| plan.merges = vec![plan.merges[0]; 4]),
+        ];
+        for plan in forged {
+            let error = decoder.upload(plan, &mut staging, &stream).unwrap_err();
+            assert!(matches!(error, CudaError::OtherPlan { .. }), "{error}");
+        }
+        assert_eq!(decoder.merge_blocks(), merge_blocks, "the last plan stays");
+        let error = decoder.plan(&[heads[0]; 4], &mut staging, &stream).unwrap_err();
+        assert!(matches!(error, CudaError::TooManyHeads { heads: 4, most: 3 }), "{error}");
+        stream.synchronize().unwrap();
+    });
+}
+
+/// Contexts retained one by one are the device's one context.
+#[test]
+fn a_device_has_one_context() {
+    let Some(fake) = Fake::new() else { return };
+    fake.set("devices", 2);
+    let driver = fake.open().unwrap();
+    let [a, b, other] = [0, 0, 1].map(|ordinal| Context::new(&driver, ordinal).unwrap());
+    assert!(a.same(&b) && a.same(&a.clone()) && !a.same(&other));
+}
+
 #[test]
 fn a_launch_that_fails_on_the_device_shows() {
     let Some(fake) = Fake::new() else { return };
@@ -299,13 +450,19 @@ fn a_launch_that_fails_on_the_device_shows() {
     let specialisation = Specialisation::new(layout, 1);
     let mut staging = Staging::new(&context, 2, 64).unwrap();
     let mut appender = Appender::new(&kernels, &specialisation, 4, &stream).unwrap();
-    appender.plan(&[NO_SLOT], &mut staging, &stream).unwrap();
-    let error = appender.plan(&[0; 5], &mut staging, &stream).unwrap_err();
+    appender.plan(&[NO_SLOT], &[], &mut staging, &stream).unwrap();
+    let error = appender.plan(&[0; 5], &[], &mut staging, &stream).unwrap_err();
     assert_eq!(error.to_string(), "5 heads or rows are more than the 4 that buffers were made for");
+    let error = appender.plan(&[0; 3], &[0; 2], &mut staging, &stream).unwrap_err();
+    assert_eq!(error.to_string(), "positions of rows: 2, expected 3");
     COMPILED.set(None);
     let rows = NewRows { keys: 0, values: 0, key_stride: 0, value_stride: 0 };
     // SAFETY: the fake fails the launch before it looks at any address.
-    unsafe { appender.launch(0, &rows, &stream) }.unwrap();
+    unsafe { appender.launch(0, &rows, SlotAddresses::default(), &stream) }.unwrap();
+    let data = SlotAddresses { scores: 0, positions: 256, stride: 1 };
+    // SAFETY: refused: the plan has no positions.
+    let error = unsafe { appender.launch(0, &rows, data, &stream) }.unwrap_err();
+    assert_eq!(error.to_string(), "positions of rows: 0, expected 1");
     let error = stream.synchronize().unwrap_err().to_string();
     assert_eq!(error, "cuStreamSynchronize failed with code 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
 }
@@ -331,12 +488,13 @@ fn appended_rows_are_those_of_the_host_store() {
         let mut rows = DeviceBuffer::new(context, 4 * values.len()).unwrap();
         staging.upload(&stream, &mut rows, [(0, bytemuck::cast_slice(&values))]).unwrap();
         let slots = [2 * layout.slots as u64 + 3, NO_SLOT, 1];
-        appender.plan(&slots, &mut staging, &stream).unwrap();
+        appender.plan(&slots, &[], &mut staging, &stream).unwrap();
         let address = rows.address();
         let new =
             NewRows { keys: address, values: address + 128, key_stride: 72, value_stride: 72 };
+        let data = SlotAddresses::default();
         // SAFETY: the slots are in the arena, the rows in their buffer.
-        unsafe { appender.launch(store.address(), &new, &stream) }.unwrap();
+        unsafe { appender.launch(store.address(), &new, data, &stream) }.unwrap();
         for (row, page, slot) in [(0, 2, 3), (2, 0, 1)] {
             let table = TablePages { pages: &[page], layout: &layout };
             let at = row * 72;

@@ -12,7 +12,7 @@ use crate::{
         CudaError, Kernels, Staging,
         attention::{Appender, MergeItem, NewRows, PrefillHead, ScoreItem, prefill_items},
         driver::{Argument, DeviceBuffer},
-        eviction::CompactHead,
+        eviction::{CompactHead, SlotAddresses},
         kernels::{KernelFile, Specialisation},
         verify::Noise,
     },
@@ -122,7 +122,7 @@ impl Bench<'_> {
         // Slot after slot of page after page, as a prefill appends.
         let places: Vec<u64> = (0..rows as u64).collect();
         let mut appender = Appender::new(self.kernels, &self.specialisation, rows, &stream)?;
-        appender.plan(&places, &mut self.staging, &stream)?;
+        appender.plan(&places, &[], &mut self.staging, &stream)?;
         let (keys, values) = (self.rows(rows)?, self.rows(rows)?);
         let new = NewRows {
             keys: keys.address(),
@@ -134,7 +134,7 @@ impl Bench<'_> {
         let pages = self.arena.pages();
         self.row("append", format!("{rows} rows"), bytes, &mut |_, stream| {
             // SAFETY: the arena has all these slots, and both buffers all rows.
-            unsafe { appender.launch(pages, &new, stream) }
+            unsafe { appender.launch(pages, &new, SlotAddresses::default(), stream) }
         })
     }
 
