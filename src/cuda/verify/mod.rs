@@ -153,7 +153,7 @@ mod tests {
         let expected = [1e-4, -4e-4, 2.0, 1.0];
         assert_eq!(row_error(&expected, &expected, 2), 0.0);
         assert_eq!(row_error(&[0.0; 4], &expected, 2), 1.0);
-        assert_eq!(row_error(&[1e-4, -3e-4, 2.0, 1.0], &expected, 2), 0.25);
+        assert_eq!(row_error(&[1e-4, -2e-4, 2.0, 1.0], &expected, 2), 0.5);
         assert_eq!(row_error(&[1e-4, -4e-4, 2.0, 1.5], &expected, 2), 0.25);
         assert_eq!(row_error(&[0.0, 1e-30], &[0.0; 2], 2), f32::INFINITY);
         assert_eq!(row_error(&[f32::NAN, 1.0], &[1.0; 2], 2), f32::INFINITY);
