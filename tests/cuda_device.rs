@@ -15,6 +15,8 @@ mod lifecycle;
 mod memory;
 #[path = "cuda_support/serving.rs"]
 mod serving_loop;
+#[path = "common/skipped.rs"]
+mod skipped;
 
 use std::sync::Arc;
 
@@ -38,7 +40,7 @@ fn context() -> Option<Context> {
     match Driver::open().and_then(|driver| Context::new(&driver, 0)) {
         Ok(context) => Some(context),
         Err(error) => {
-            eprintln!("SKIPPED: this test needs a CUDA device, and {error}");
+            skipped::skipped(format_args!("this test needs a CUDA device, and {error}"));
             None
         }
     }

@@ -13,6 +13,8 @@ mod fake;
 mod memory;
 #[path = "cuda_fake/refusals.rs"]
 mod refusals;
+#[path = "common/skipped.rs"]
+mod skipped;
 
 use std::sync::Arc;
 

@@ -24,6 +24,9 @@ mod ptxvm;
 #[cfg(unix)]
 #[path = "cuda_support/serving.rs"]
 mod serving_loop;
+#[cfg(unix)]
+#[path = "common/skipped.rs"]
+mod skipped;
 
 mod kernels_vm {
     mod budgets;

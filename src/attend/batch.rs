@@ -111,7 +111,7 @@ impl Batch<'_> {
             let layout = layout.page_bytes;
             return Err(AttendError::WrongPageBytes { span, head, layout, store: bytes });
         }
-        if PageLayout::new(layout.format, shape, bytes).as_ref() != Ok(layout) {
+        if !layout.is_genuine() {
             return Err(AttendError::ForgedLayout { span, head });
         }
         Ok(())

@@ -7,3 +7,4 @@ pub(crate) mod sync;
 
 pub use shape::{CacheShape, ShapeError};
 pub use slots::{Positions, SlotMove, compact};
+pub(crate) use slots::{apply_moves, close_gaps};

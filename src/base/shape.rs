@@ -8,11 +8,29 @@ use thiserror::Error;
 /// A *KV head* is one (layer, head) pair of K and V; the query heads that read it are its *query
 /// group*. Query head `q` of a layer reads KV head `q / group`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub struct CacheShape {
     layers: usize,
     kv_heads: usize,
     query_heads: usize,
     head_dim: usize,
+}
+
+/// A shape as a file has it.
+#[derive(Deserialize)]
+struct Unchecked {
+    layers: usize,
+    kv_heads: usize,
+    query_heads: usize,
+    head_dim: usize,
+}
+
+impl TryFrom<Unchecked> for CacheShape {
+    type Error = ShapeError;
+
+    fn try_from(shape: Unchecked) -> Result<Self, ShapeError> {
+        Self::new(shape.layers, shape.kv_heads, shape.query_heads, shape.head_dim)
+    }
 }
 
 /// A shape no cache can have.
@@ -59,13 +77,19 @@ impl CacheShape {
         if !query_heads.is_multiple_of(kv_heads) {
             return Err(ShapeError::Ragged { query_heads, kv_heads });
         }
-        if !head_dim.is_multiple_of(Self::HEAD_DIM_ALIGN) || head_dim > Self::MAX_HEAD_DIM {
+        if !Self::takes_head_dim(head_dim) {
             return Err(ShapeError::HeadDim(head_dim));
         }
         match layers.checked_mul(kv_heads) {
             Some(heads) if heads <= Self::MAX_HEADS => Ok(shape),
             heads => Err(ShapeError::TooManyHeads(heads.unwrap_or(usize::MAX))),
         }
+    }
+
+    /// Whether heads may have so many channels.
+    pub fn takes_head_dim(head_dim: usize) -> bool {
+        (1..=Self::MAX_HEAD_DIM).contains(&head_dim)
+            && head_dim.is_multiple_of(Self::HEAD_DIM_ALIGN)
     }
 
     /// Layers.
@@ -129,5 +153,16 @@ mod tests {
         assert!(matches!(CacheShape::new(1, 3, 8, 64), Err(ShapeError::Ragged { .. })));
         assert!(matches!(CacheShape::new(1, 1, 1, 72), Err(ShapeError::HeadDim(72))));
         assert!(matches!(CacheShape::new(1 << 12, 32, 32, 64), Err(ShapeError::TooManyHeads(_))));
+    }
+
+    #[test]
+    fn files_bring_no_other_shapes() {
+        let shape = CacheShape::new(30, 3, 9, 64).unwrap();
+        let text = serde_json::to_string(&shape).unwrap();
+        assert_eq!(serde_json::from_str::<CacheShape>(&text).unwrap(), shape);
+        for (from, to) in [("30", "0"), ("9", "8"), ("64", "72")] {
+            let refused = serde_json::from_str::<CacheShape>(&text.replace(from, to));
+            assert!(refused.is_err(), "{from} became {to}");
+        }
     }
 }

@@ -38,10 +38,23 @@ impl Positions<'_> {
 /// survivors into the slots below that. Each move fills one hole from the tail, both ascending.
 pub fn compact(slots: usize, dead: impl Fn(usize) -> bool) -> (usize, Vec<SlotMove>) {
     let kept = (0..slots).filter(|&slot| !dead(slot)).count();
+    (kept, close_gaps(slots, kept, dead))
+}
+
+/// The moves of [`compact`], for a caller that knows how many of the `slots` slots are `kept`.
+pub(crate) fn close_gaps(slots: usize, kept: usize, dead: impl Fn(usize) -> bool) -> Vec<SlotMove> {
     let holes = (0..kept).filter(|&slot| dead(slot));
     let strays = (kept..slots).filter(|&slot| !dead(slot));
     let moves = holes.zip(strays);
-    (kept, moves.map(|(to, from)| SlotMove { from: from as u32, to: to as u32 }).collect())
+    moves.map(|(to, from)| SlotMove { from: from as u32, to: to as u32 }).collect()
+}
+
+/// Does to `values`, one for each slot, what a compaction to `kept` slots does to the slots.
+pub(crate) fn apply_moves<T: Copy>(values: &mut Vec<T>, moves: &[SlotMove], kept: usize) {
+    for m in moves {
+        values[m.to as usize] = values[m.from as usize];
+    }
+    values.truncate(kept);
 }
 
 #[cfg(test)]
@@ -55,8 +68,7 @@ mod tests {
         fn compaction_keeps_every_survivor(dead in prop::collection::vec(any::<bool>(), 0..200)) {
             let (kept, moves) = compact(dead.len(), |slot| dead[slot]);
             let mut slots: Vec<usize> = (0..dead.len()).collect();
-            moves.iter().for_each(|m| slots[m.to as usize] = slots[m.from as usize]);
-            slots.truncate(kept);
+            apply_moves(&mut slots, &moves, kept);
             slots.sort_unstable();
             let survivors: Vec<usize> = (0..dead.len()).filter(|&s| !dead[s]).collect();
             prop_assert_eq!(slots, survivors);

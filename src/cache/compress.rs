@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::{CacheError, KvCache, KvSequence};
 use crate::{
-    base::CacheShape,
+    base::{CacheShape, apply_moves},
     evict::{
         Budget, EvictionPlan, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan,
         quantize,
@@ -62,9 +62,14 @@ pub(super) fn compress(
         let (pages_freed, slots_evicted, slots_moved, pages_copied) = (0, 0, 0, 0);
         return Ok(Compressed { pages_freed, slots_evicted, slots_moved, pages_copied });
     }
+    // Whoever it was collected for, what is at rest follows the slots.
+    if let Some(watch) = &sequence.watch {
+        watch.check(&sequence.tables)?;
+    }
+    let needs = scorer.needs();
     let computed;
-    let scores: &[Vec<Score>] = if scorer.needs().attention_window.is_some() {
-        let watch = sequence.watch.as_ref().filter(|w| w.scorer.name() == scorer.name());
+    let scores: &[Vec<Score>] = if needs.attention_window.is_some() || needs.decode_attention {
+        let watch = sequence.watch.as_ref().filter(|watch| watch.serves(scorer));
         &watch.ok_or(CacheError::NotObserved { scorer: scorer.name() })?.scores
     } else {
         computed = score_heads(cache.shape, &cache.store, sequence, scorer.as_ref())?;
@@ -83,12 +88,12 @@ pub(super) fn compress(
     let rewrite = cache.manager.rewrite(&mut sequence.tables, rewrites(&plan))?;
     let pages_copied = rewrite.copies().len();
     move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
-    let pages_freed = rewrite.commit().len();
-    debug_assert_eq!(pages_freed, plan.pages_freed());
     if let Some(watch) = &mut sequence.watch {
         plan.apply_to(&mut watch.scores)?;
         watch.scores.iter_mut().for_each(|scores| scores.shrink_to(scores.len() + 64));
     }
+    let pages_freed = rewrite.commit().len();
+    debug_assert_eq!(pages_freed, plan.pages_freed());
     cache.settle();
     Ok(Compressed {
         pages_freed,
@@ -107,10 +112,7 @@ pub(super) fn truncate(
     move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
     if let Some(watch) = &mut sequence.watch {
         for head in rewrite.heads() {
-            let scores = &mut watch.scores[head.head];
-            // A step that was rolled back may have left scores of slots that are gone.
-            head.moves.iter().for_each(|m| scores[m.to as usize] = scores[m.from as usize]);
-            scores.truncate(head.slots_after);
+            apply_moves(&mut watch.scores[head.head], &head.moves, head.slots_after);
         }
     }
     rewrite.commit();
@@ -139,6 +141,7 @@ fn score_heads(
             positions: table.positions,
             head_dim: shape.head_dim(),
             group: shape.group(),
+            queries: 0,
             keys: scorer.needs().keys.then_some(&keys[..]),
             attention: None,
         };

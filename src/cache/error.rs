@@ -73,8 +73,11 @@ pub enum CacheError {
         /// The length that fits.
         expected: usize,
     },
-    /// An attention-based scorer asked for a sequence that never collected attention.
-    #[error("the {scorer} scorer needs attention, which the sequence did not observe")]
+    /// A scorer asked for attention of a sequence that collected none for it: it observed nothing, or
+    /// for another scorer, or for this one with other settings.
+    #[error(
+        "the {scorer} scorer with these settings needs attention, which the sequence did not observe for it"
+    )]
     NotObserved {
         /// The scorer's name.
         scorer: &'static str,

@@ -13,6 +13,7 @@ mod compress;
 mod config;
 mod error;
 mod layouts;
+mod observe;
 mod sequence;
 mod step;
 
@@ -50,12 +51,15 @@ impl KvCache {
         let page_bytes = config.page_bytes()?;
         let layouts = HeadLayouts::new(config.shape, &config.formats, page_bytes)?;
         let pages = config.pages(page_bytes)?;
+        // The store first: it refuses what the system cannot give and touches none of what it got. The
+        // planner writes to all of its bookkeeping.
+        let store = HostStore::new(pages, page_bytes)?;
         Ok(Self {
             shape: config.shape,
             block_tokens: config.block_tokens,
             layouts: Arc::new(layouts),
             manager: BlockManager::new(pages).map_err(PlanError::from)?,
-            store: HostStore::new(pages, page_bytes)?,
+            store,
             attention: CpuAttention::new(),
             scratch: step::Scratch::default(),
         })

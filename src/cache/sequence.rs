@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use super::HeadLayouts;
 use crate::{
-    evict::{Score, Scorer},
+    evict::{EvictError, Score, Scorer},
     plan::Sequence,
 };
 
@@ -22,6 +22,32 @@ pub(super) struct Watch {
     pub scores: Vec<Vec<Score>>,
 }
 
+impl Watch {
+    /// Whether what was collected is what `scorer` goes by.
+    pub fn serves(&self, scorer: &Arc<dyn Scorer>) -> bool {
+        Arc::ptr_eq(&self.scorer, scorer) || self.scorer.is_like(scorer.as_ref())
+    }
+
+    /// Gives new slots, the last ones of each head, a score of zero. Not every scorer is told of every
+    /// step.
+    pub fn grow(&mut self, tables: &Sequence) {
+        for (scores, table) in self.scores.iter_mut().zip(tables.heads()) {
+            scores.resize(table.slots, Score::ZERO);
+        }
+    }
+
+    /// Refuses scores that are not those of the tables' slots: pages must not be freed by them.
+    pub fn check(&self, tables: &Sequence) -> Result<(), EvictError> {
+        for (scores, table) in self.scores.iter().zip(tables.heads()) {
+            let (got, expected) = (scores.len(), table.slots);
+            if got != expected {
+                return Err(EvictError::Length { what: "the head's scores", got, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl KvSequence {
     pub(super) fn new(tables: Sequence, layouts: Arc<HeadLayouts>) -> Self {
         Self { tables, layouts, watch: None }
@@ -37,7 +63,9 @@ impl KvSequence {
     }
 
     /// Collects attention for `scorer` from the next step on, if it is one that needs it. Slots that
-    /// are there already start at zero, and are scored by the next chunk of a prefill.
+    /// are there already start at zero; the next chunk of a prefill scores them, where the scorer asks
+    /// for a window of queries. [`KvCache::compress`](super::KvCache::compress) then takes the scores
+    /// for this scorer, or for one [like it](Scorer::is_like).
     pub fn observe(&mut self, scorer: Arc<dyn Scorer>) {
         let needs = scorer.needs();
         if needs.attention_window.is_none() && !needs.decode_attention {

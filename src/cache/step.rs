@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use super::{CacheError, HeadLayouts, KvCache, KvSequence, sequence::Watch};
+use super::{
+    CacheError, HeadLayouts, KvCache, KvSequence,
+    observe::{Buffers, Noted, Observed, Wish},
+    sequence::Watch,
+};
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, SlotScores, Span},
-    base::CacheShape,
-    evict::{HeadContext, Score, accumulate, quantize},
     plan::{Sequence, Step},
     store::{PageStore, Rows, TablePages},
 };
 
 /// One iteration of the engine over some sequences, whose pages are reserved.
 ///
-/// Dropped without [`commit`](Self::commit), it leaves the sequences as they were.
+/// Dropped without [`commit`](Self::commit), it leaves the sequences as they were, scores included.
 #[derive(Debug)]
 #[must_use = "a step that is dropped is rolled back"]
 pub struct CacheStep<'a> {
@@ -21,6 +23,7 @@ pub struct CacheStep<'a> {
     step: Option<Step<'a>>,
     members: Vec<Member>,
     watches: Vec<Option<&'a mut Watch>>,
+    noted: Vec<Noted>,
     next_layer: usize,
 }
 
@@ -38,7 +41,7 @@ pub(super) struct Scratch {
     lse: Vec<f32>,
     window: SlotScores,
     decode: SlotScores,
-    values: Vec<f32>,
+    buffers: Buffers,
 }
 
 impl Default for Scratch {
@@ -47,7 +50,7 @@ impl Default for Scratch {
             lse: Vec::new(),
             window: SlotScores::new(0, Reduce::PerQueryHead),
             decode: SlotScores::new(1, Reduce::Group),
-            values: Vec::new(),
+            buffers: Buffers::default(),
         }
     }
 }
@@ -69,7 +72,7 @@ pub(super) fn begin<'a>(
     let step = cache.manager.reserve(tables)?;
     let copies: Vec<(u32, u32)> = step.copies().iter().map(|c| (c.from, c.to)).collect();
     cache.store.copy_pages(&copies)?;
-    Ok(CacheStep { cache, step: Some(step), members, watches, next_layer: 0 })
+    Ok(CacheStep { cache, step: Some(step), members, watches, noted: Vec::new(), next_layer: 0 })
 }
 
 impl CacheStep<'_> {
@@ -83,6 +86,9 @@ impl CacheStep<'_> {
     /// `q` and `out` are `[Σ tokens][query_heads][head_dim]`, `k` and `v` are
     /// `[Σ tokens][kv_heads][head_dim]`, sequences one after another in the order of the step. Layers
     /// come in order, each once.
+    ///
+    /// # Errors
+    /// The layer can then be attempted again: nothing of the attempt is counted.
     pub fn attend(
         &mut self,
         layer: usize,
@@ -109,7 +115,11 @@ impl CacheStep<'_> {
             }
         }
         self.append(layer, k, v)?;
-        self.attend_runs(layer, q, out)?;
+        let noted = self.noted.len();
+        if let Err(error) = self.attend_runs(layer, q, out) {
+            self.noted.truncate(noted);
+            return Err(error);
+        }
         self.next_layer += 1;
         Ok(())
     }
@@ -125,6 +135,16 @@ impl CacheStep<'_> {
             return Err(CacheError::LayerOrder { got: layers, expected, layers });
         }
         if let Some(step) = self.step.take() {
+            for Noted { member, head, scores } in self.noted.drain(..) {
+                if let Some(watch) = &mut self.watches[member] {
+                    watch.scores[head] = scores;
+                }
+            }
+            for ((sequence, _), watch) in step.sequences().zip(&mut self.watches) {
+                if let Some(watch) = watch {
+                    watch.grow(sequence);
+                }
+            }
             step.commit();
         }
         self.cache.settle();
@@ -193,13 +213,14 @@ impl CacheStep<'_> {
             let output = Output { out, lse: &mut scratch.lse, scores: scores.as_deref_mut() };
             attention.attend(store, &batch, output)?;
             if let Some(scores) = scores {
-                for (span, index) in run.enumerate() {
-                    let attention = Observed { shape: *shape, layer, span, scores };
-                    let watch = self.watches[index].as_deref_mut();
-                    let tokens = self.members[index].tokens;
-                    if let Some(watch) = watch {
-                        attention.note(sequences[index], watch, tokens, &mut scratch.values)?;
-                    }
+                for (span, member) in run.enumerate() {
+                    let Member { layouts, tokens, .. } = &self.members[member];
+                    let Some(watch) = self.watches[member].as_deref() else { continue };
+                    let (shape, tokens) = (*shape, *tokens);
+                    let attention =
+                        Observed { shape, layer, member, tokens, span, scores, store, layouts };
+                    let (buffers, noted) = (&mut scratch.buffers, &mut self.noted);
+                    attention.note(sequences[member], watch, buffers, noted)?;
                 }
             }
             first_token += tokens;
@@ -211,98 +232,10 @@ impl CacheStep<'_> {
 
 impl Drop for CacheStep<'_> {
     fn drop(&mut self) {
-        let Some(step) = self.step.take() else { return };
-        for ((sequence, tokens), watch) in step.sequences().zip(&mut self.watches) {
-            let Some(watch) = watch else { continue };
-            for (scores, table) in watch.scores.iter_mut().zip(sequence.heads()) {
-                scores.truncate(table.slots - tokens);
-            }
+        if let Some(step) = self.step.take() {
+            drop(step);
+            self.cache.settle();
         }
-        drop(step);
-        self.cache.settle();
-    }
-}
-
-/// Scores that a member wants from attention.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
-    Nothing,
-    /// One value per slot, to add to what the slot has.
-    Decode,
-    /// Per query head, over this many of the newest queries.
-    Window {
-        queries: usize,
-        skip: usize,
-    },
-}
-
-impl Wish {
-    fn of(watch: Option<&Watch>, tokens: usize) -> Self {
-        let Some(watch) = watch else { return Self::Nothing };
-        let needs = watch.scorer.needs();
-        match needs.attention_window {
-            Some(queries) if tokens > 1 => Self::Window { queries, skip: needs.skip_newest },
-            _ if needs.decode_attention && tokens == 1 => Self::Decode,
-            _ => Self::Nothing,
-        }
-    }
-}
-
-/// The attention that one sequence paid in one layer.
-struct Observed<'a> {
-    shape: CacheShape,
-    layer: usize,
-    span: usize,
-    scores: &'a SlotScores,
-}
-
-impl Observed<'_> {
-    /// Turns it into scores at rest.
-    fn note(
-        &self,
-        sequence: &Sequence,
-        watch: &mut Watch,
-        tokens: usize,
-        values: &mut Vec<f32>,
-    ) -> Result<(), CacheError> {
-        let shape = self.shape;
-        let step = sequence.tokens() as u64;
-        for kv_head in 0..shape.kv_heads() {
-            let head = shape.head_index(self.layer, kv_head);
-            let table = sequence.head(head);
-            let scores = &mut watch.scores[head];
-            scores.resize(table.slots, Score::ZERO);
-            let context = HeadContext {
-                head,
-                logical_len: sequence.tokens(),
-                positions: table.positions,
-                head_dim: shape.head_dim(),
-                group: match self.scores.reduce() {
-                    Reduce::PerQueryHead => shape.group(),
-                    Reduce::Group => 1,
-                },
-                keys: None,
-                attention: Some(self.scores.head(self.span, kv_head)),
-            };
-            values.clear();
-            values.resize(table.slots, 0.0);
-            match self.scores.reduce() {
-                Reduce::PerQueryHead => {
-                    watch.scorer.score(&context, values)?;
-                    // Newer queries replace what older ones said, unless they are too few to know.
-                    if 2 * tokens >= self.scores.window() {
-                        quantize(values, scores)?;
-                    } else {
-                        accumulate(scores, values, head, step)?;
-                    }
-                }
-                Reduce::Group => {
-                    watch.scorer.increment(&context, values)?;
-                    accumulate(scores, values, head, step)?;
-                }
-            }
-        }
-        Ok(())
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{
 /// Which model.
 #[derive(Args)]
 pub(super) struct ModelArgs {
-    /// A Llama-architecture GGUF file; without it SmolLM2-135M-Instruct, fetched on first use.
+    /// A Llama-architecture GGUF file with byte-level BPE (README, Limits); without it
+    /// SmolLM2-135M-Instruct, fetched on first use.
     #[arg(long, value_name = "PATH")]
     pub model: Option<PathBuf>,
 }
@@ -117,9 +118,20 @@ impl PolicyArgs {
         })
     }
 
-    /// A compression by `kind` to `budget`.
+    /// A compression by `kind` to `budget`, which is refused here if no sequence could have it.
     pub fn compression(&self, kind: ScorerKind, budget: Budget) -> Result<Compression, CliError> {
-        Ok(Compression { scorer: self.scorer(kind)?, policy: self.policy(kind), budget })
+        let policy = self.policy(kind);
+        // No head and no token: only what the budget itself says is looked at.
+        budget.target_pages(&[], 0, &policy)?;
+        Ok(Compression { scorer: self.scorer(kind)?, policy, budget })
+    }
+}
+
+/// Refuses a zero where it would leave nothing to do.
+pub(super) fn above_zero<const N: usize>(flags: [(&str, usize); N]) -> Result<(), CliError> {
+    match flags.iter().find(|(_, value)| *value == 0) {
+        Some((flag, _)) => Err(CliError::Usage(format!("{flag} 0 leaves nothing to do"))),
+        None => Ok(()),
     }
 }
 

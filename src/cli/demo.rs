@@ -11,12 +11,16 @@ use serde::Serialize;
 
 use self::{rates::Rates, serving::Serving};
 use super::{
-    args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs},
+    args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs, above_zero},
     error::CliError,
-    output::print,
+    output::{check_writable, print},
     setup::{Loaded, read_text},
 };
-use crate::{engine::EngineError, report::write_atomically};
+use crate::{
+    cache::Compression,
+    engine::EngineError,
+    evict::{Budget, ScorerKind},
+};
 
 /// The repository's own documents: what the demo reads when nothing else is given.
 const DOCUMENTS: [&str; 5] = [
@@ -82,26 +86,25 @@ struct Outcome {
 
 impl Demo {
     pub fn run(self) -> Result<(), CliError> {
+        // What cannot be done should not cost minutes to find out.
         self.json.check()?;
-        // A page that cannot be written should not cost minutes to find out.
-        write_atomically(&self.report, b"<!doctype html><title>headwise demo</title>running\n")?;
+        check_writable(&self.report)?;
+        self.check_flags()?;
         let text = match &self.prompt_file {
             Some(path) => read_text(path)?,
             None => DOCUMENTS.concat(),
         };
-        if self.ratios.is_empty() {
-            return Err(CliError::Usage("--ratios needs at least one ratio".into()));
-        }
         let start = Instant::now();
         let loaded = self.model.load()?;
         let tokens = loaded.tokenizer.encode_prompt(&text)?;
         if tokens.is_empty() {
             return Err(EngineError::EmptyRequest.into());
         }
+        let comparison = self.prepare_serving(&loaded, &tokens)?;
         self.introduce(&loaded)?;
         let rates = self.compare_rates(&loaded, &tokens)?;
         print(rates.table())?;
-        let serving = self.compare_serving(&loaded, &tokens)?;
+        let serving = comparison.run()?;
         print(serving.table())?;
         let outcome = Outcome {
             model: loaded.name(),
@@ -113,6 +116,27 @@ impl Demo {
         page::page(&outcome).write(&self.report)?;
         print(format!("\nreport: {} ({:.0} s)\n", self.report.display(), outcome.seconds))?;
         self.json.write(&outcome)
+    }
+
+    fn check_flags(&self) -> Result<(), CliError> {
+        above_zero([
+            ("--context", self.context),
+            ("--following", self.following),
+            ("--requests", self.requests),
+            ("--request-tokens", self.request_tokens),
+            ("--request-generate", self.request_generate),
+        ])?;
+        if self.ratios.is_empty() {
+            return Err(CliError::Usage("--ratios needs at least one ratio".into()));
+        }
+        for &ratio in self.ratios.iter().chain([&self.serve_ratio]) {
+            self.compression(ratio)?;
+        }
+        Ok(())
+    }
+
+    fn compression(&self, ratio: f64) -> Result<Compression, CliError> {
+        self.protect.compression(ScorerKind::KvCompress, Budget::Ratio(ratio))
     }
 
     fn introduce(&self, loaded: &Loaded) -> Result<(), CliError> {

@@ -1,6 +1,6 @@
 //! What ends a command.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
@@ -26,6 +26,9 @@ pub(super) enum CliError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A request that could not go on.
+    #[error(transparent)]
+    Request(Arc<EngineError>),
     #[error(transparent)]
     Sampling(#[from] SamplingError),
     #[error(transparent)]
@@ -67,13 +70,9 @@ pub(super) enum CliError {
     Usage(String),
 }
 
-#[cfg(feature = "cuda")]
-fn one_line(error: &impl std::error::Error) -> String {
-    error
-        .to_string()
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect::<Vec<_>>()
-        .join(" ")
+/// A message of several lines in one.
+pub(super) fn one_line(message: &impl std::fmt::Display) -> String {
+    let message = message.to_string();
+    let lines = message.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
 }

@@ -90,7 +90,7 @@ impl Generate {
         let cache = KvCache::new(&self.pages.config(loaded.model.shape(), capacity))?;
         let options = ServeOptions { chunk: self.chunk, compression, ..ServeOptions::default() };
         let mut scheduler = Scheduler::new(&loaded.model, cache, options)?;
-        let stop = loaded.tokenizer.eos().into_iter().collect();
+        let stop = loaded.tokenizer.ends().collect();
         let max_new_tokens = self.max_tokens;
         scheduler.submit(Request { prompt, max_new_tokens, strategy, seed: self.seed, stop })?;
 
@@ -114,6 +114,10 @@ impl Generate {
         let rest = decoder.finish();
         written.push_str(&rest);
         print(format!("{rest}\n"))?;
+        let (tokens, finish) = completion.map(|c| (c.tokens, c.finish)).unzip();
+        if let Some(Finish::Failed(error)) = finish {
+            return Err(CliError::Request(error));
+        }
         let seconds = start.elapsed().as_secs_f64();
         let stats = scheduler.stats();
         let page_bytes = scheduler.cache().layouts().of(0).page_bytes;
@@ -126,8 +130,8 @@ impl Generate {
         self.json.write(&Generated {
             text: written,
             prompt_tokens,
-            tokens: completion.as_ref().map(|c| c.tokens.clone()).unwrap_or_default(),
-            finish: completion.map(|c| c.finish),
+            tokens: tokens.unwrap_or_default(),
+            finish,
             seconds,
             stats,
             memory,

@@ -21,7 +21,9 @@ mod setup;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+use error::one_line;
 
 /// A paged KV cache in which every attention head has its own page table.
 #[derive(Parser)]
@@ -54,7 +56,11 @@ enum Command {
 
 /// Runs the command line of this process. Exit codes: 0 done, 2 bad input or a missing piece.
 pub fn run() -> ExitCode {
-    let result = match Cli::parse().command {
+    let command = match Cli::try_parse() {
+        Ok(cli) => cli.command,
+        Err(error) => return not_parsed(&error),
+    };
+    let result = match command {
         Command::Demo(demo) => demo.run(),
         Command::Generate(generate) => generate.run(),
         Command::Eval(eval) => eval.run(),
@@ -73,4 +79,25 @@ pub fn run() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+/// Help and version as clap prints them; an error as its first paragraphs, in one line. The usage that
+/// follows them is what `--help` is for.
+fn not_parsed(error: &clap::Error) -> ExitCode {
+    let help = matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp
+            | ErrorKind::DisplayVersion
+            | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    );
+    if help {
+        // Nobody is left to tell when the pipe is closed.
+        let _ = error.print();
+    } else {
+        let message = error.to_string();
+        let end = ["Usage:", "For more information"].iter().filter_map(|part| message.find(part));
+        let message = &message[..end.min().unwrap_or(message.len())];
+        eprintln!("headwise: {}", one_line(&message.trim_start_matches("error: ")));
+    }
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

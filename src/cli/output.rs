@@ -13,11 +13,7 @@ use crate::report::write_json;
 impl JsonArgs {
     /// Refuses a path that cannot be written, before any work is done for it.
     pub fn check(&self) -> Result<(), CliError> {
-        let Some(path) = &self.json else { return Ok(()) };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        tempfile::tempfile_in(folder.unwrap_or(Path::new(".")))
-            .map(drop)
-            .map_err(|source| CliError::Write { path: path.clone(), source })
+        self.json.as_deref().map_or(Ok(()), check_writable)
     }
 
     /// Writes the result where `--json` says, whole or not at all.
@@ -27,6 +23,23 @@ impl JsonArgs {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a result can be put at `path`, whole, when it is there. What is there now is not touched.
+pub(super) fn check_writable(path: &Path) -> Result<(), CliError> {
+    let write = || match path.metadata() {
+        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+        Ok(there) if !there.is_file() => Err(io::Error::other("not a regular file")),
+        // "", ".." and the like, and "folder/" where there is no folder.
+        _ if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            Err(io::Error::other("no name of a file"))
+        }
+        _ => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop)
+        }
+    };
+    write().map_err(|source| CliError::Write { path: path.to_owned(), source })
 }
 
 /// Prints to stdout; a closed pipe is an error, not a panic.

@@ -105,14 +105,20 @@ fn positive(file: &GgufFile, key: &str) -> Result<usize, ModelError> {
     }
 }
 
-/// Older files state no vocabulary size: then it is the embedding's row count.
+/// Older files state no vocabulary size: then it is the embedding's row count. The embedding may have
+/// rows to spare, but none too few: the tokenizer would name tokens that the model does not have.
 fn vocab(file: &GgufFile) -> Result<usize, ModelError> {
-    if let Some(vocab) = file.count("llama.vocab_size")? {
-        return Ok(vocab);
-    }
-    match file.tensor_shape("token_embd.weight") {
-        Some([rows, _]) => Ok(*rows),
-        _ => Err(ModelError::MissingTensor("token_embd.weight".into())),
+    let key = "llama.vocab_size";
+    let vocab = match (file.count(key)?, file.tensor_shape("token_embd.weight")) {
+        (Some(_), _) => positive(file, key)?,
+        (None, Some(&[rows, _])) if rows > 0 => rows,
+        (None, _) => return Err(ModelError::MissingTensor("token_embd.weight".into())),
+    };
+    match file.texts("tokenizer.ggml.tokens")? {
+        Some(tokens) if tokens.len() > vocab => {
+            Err(ModelError::Vocabulary { tokens: tokens.len(), vocab })
+        }
+        _ => Ok(vocab),
     }
 }
 

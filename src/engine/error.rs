@@ -102,6 +102,14 @@ pub enum ModelError {
     /// A feature of the architecture that is not implemented.
     #[error("this Llama model uses {0}, which is not supported")]
     Unsupported(&'static str),
+    /// A tokenizer with ids that the embedding does not have.
+    #[error("the tokenizer has {tokens} tokens, the model's embedding only {vocab}")]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the embedding.
+        vocab: usize,
+    },
     /// A shape that no KV cache can have.
     #[error("the model's attention shape does not fit a KV cache: {0}")]
     Shape(#[from] ShapeError),
@@ -234,6 +242,21 @@ pub enum EngineError {
     /// A scheduler that may run nothing.
     #[error("a scheduler needs chunks of at least one token and at least one running sequence")]
     NoCapacity,
+    /// A compression ratio that sinks, window and floor do not allow at any length.
+    #[error(
+        "a compression ratio of {ratio} is out of reach: sinks, window and floor keep {least} of the \
+         {full} pages of a full context of {context} tokens"
+    )]
+    RatioOutOfReach {
+        /// The ratio.
+        ratio: f64,
+        /// Pages that stay whatever the ratio.
+        least: usize,
+        /// Pages of the full context, uncompressed.
+        full: usize,
+        /// The model's context length.
+        context: usize,
+    },
     /// Text that is too short for what is to be measured.
     #[error("the text has {found} tokens, {needed} are needed")]
     TextTooShort {

@@ -5,8 +5,8 @@ use std::{collections::VecDeque, ops::Range};
 use super::{EngineError, LogitRows, Logits, Model, Span};
 use crate::cache::{KvCache, KvSequence};
 
-/// Cuts `tokens` tokens into as few chunks of at most `chunk` as can be, all of nearly the same size,
-/// so that the last one is not left with too few queries to score by.
+/// Cuts `tokens` tokens into as few chunks of at most `chunk` (at least one) as can be, all of nearly
+/// the same size, so that the last one is not left with too few queries to score by.
 pub fn chunks(tokens: usize, chunk: usize) -> VecDeque<Range<usize>> {
     let count = tokens.div_ceil(chunk.max(1));
     (0..count).map(|i| tokens * i / count..tokens * (i + 1) / count).collect()

@@ -104,7 +104,12 @@ impl Tokenizer {
 
     /// Whether generation ends at this id: the end of the text or of a turn.
     pub fn is_end(&self, id: u32) -> bool {
-        self.eos == Some(id) || self.eot == Some(id)
+        self.ends().any(|end| end == id)
+    }
+
+    /// The ids at which generation ends: of the end of the text, and of a turn.
+    pub fn ends(&self) -> impl Iterator<Item = u32> {
+        self.eos.into_iter().chain(self.eot)
     }
 
     /// Whether the model wants [`bos`](Self::bos) before every text.

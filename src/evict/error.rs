@@ -44,6 +44,9 @@ pub enum EvictError {
     /// A scorer that does not accumulate was asked for the increment of a decoding step.
     #[error("the {0} scorer does not accumulate over decoding steps")]
     NotCumulative(&'static str),
+    /// A window without a query in it.
+    #[error("a window of 0 queries says nothing of any slot")]
+    NoQueries,
     /// A pooling kernel without a middle.
     #[error("a pooling kernel of {0} has no middle slot, it must be odd")]
     Kernel(usize),
@@ -94,6 +97,14 @@ pub enum EvictError {
     /// More pages than 32 bits count.
     #[error("{0} pages are more than one schedule counts")]
     TooManyPages(usize),
+    /// More pages asked for than costs were listed for.
+    #[error("cannot free {asked} pages: the heads list what {possible} of them would cost")]
+    TooFewCosts {
+        /// Pages that were to be freed.
+        asked: usize,
+        /// Pages that the heads list.
+        possible: usize,
+    },
     /// More pages asked for than may go.
     #[error(
         "cannot free {asked} pages: {held} are held, and sinks, window and floors keep {floor} of \

@@ -3,7 +3,7 @@
 use super::histogram::Histogram;
 use super::victims::Victims;
 use super::{EvictError, HeadSlots, Policy, Schedule, schedule};
-use crate::base::SlotMove;
+use crate::base::{SlotMove, apply_moves, close_gaps};
 
 /// What one head does in an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,10 +51,7 @@ impl HeadPlan {
             let (got, expected) = (slots.len(), self.slots_before());
             return Err(EvictError::Length { what: "the values of a head's slots", got, expected });
         }
-        for m in &self.moves {
-            slots[m.to as usize] = slots[m.from as usize];
-        }
-        slots.truncate(self.slots_after());
+        apply_moves(slots, &self.moves, self.slots_after());
         Ok(())
     }
 }
@@ -141,19 +138,11 @@ fn plan_schedule(
             Vec::new()
         } else {
             let victims = Victims::select(head, &evictable, dying, &mut histogram);
-            close_gaps(&victims, extent.slots, after)
+            close_gaps(extent.slots, after, |slot| victims.contains(slot))
         };
         // Slots are as many as tokens at most, which are 32 bits.
         let [slots_before, slots_after] = [extent.slots, after].map(|slots| slots as u32);
         HeadPlan { pages_freed: pages, slots_before, slots_after, moves }
     };
     EvictionPlan { heads: heads.iter().zip(schedule.pages()).map(plan_head).collect() }
-}
-
-/// Pairs the survivors behind `after` with the victims before it, both ascending. There are as many
-/// of the one as of the other, because `after` slots survive.
-fn close_gaps(victims: &Victims<'_>, slots: usize, after: usize) -> Vec<SlotMove> {
-    let holes = (0..after).filter(|&slot| victims.contains(slot));
-    let survivors = (after..slots).filter(|&slot| !victims.contains(slot));
-    survivors.zip(holes).map(|(from, to)| SlotMove { from: from as u32, to: to as u32 }).collect()
 }

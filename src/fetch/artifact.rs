@@ -211,7 +211,7 @@ impl Artifact<'_> {
             }
             let path = self.member_path(cache, member);
             let unusable = |source| FetchError::Cache { path: path.clone(), source };
-            let mut temporary = NamedTempFile::new_in(self.folder(cache)).map_err(unusable)?;
+            let mut temporary = new_file_in(&self.folder(cache)).map_err(unusable)?;
             let mut report = |done| progress(Event::Unpacking { member: inner, done, total });
             let copied = copy_hashed(entry, &mut temporary, total, &mut report);
             let (got_bytes, got) = copied.map_err(|error| match error {
@@ -234,6 +234,14 @@ impl Artifact<'_> {
         }
         Ok(())
     }
+}
+
+/// A temporary file that becomes as readable as any new file: the cache folder may be shared.
+fn new_file_in(folder: &Path) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
 }
 
 enum CopyError {

@@ -125,6 +125,15 @@ fn fetches_once_and_then_only_verifies() {
 }
 
 #[test]
+fn a_fetched_file_is_as_readable_as_any_new_file() {
+    let bench = Bench::new();
+    bench.fetch(&bench.delivering()).unwrap();
+    fs::write(bench.path("new"), "").unwrap();
+    let mode = |path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(bench.installed()), mode(bench.path("new")));
+}
+
+#[test]
 fn reports_download_and_unpacking() {
     let bench = Bench::new();
     let members = [bench.member()];

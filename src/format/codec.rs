@@ -10,7 +10,10 @@ use crate::base::simd::Simd;
 /// [`CacheShape::HEAD_DIM_ALIGN`](crate::base::CacheShape::HEAD_DIM_ALIGN).
 ///
 /// # What implementors must keep
-/// * `decode(encode(x))` of finite `x` is finite, and non-finite values do not become finite ones.
+/// * `decode(encode(x))` is finite for every `x` up to the largest number of the format, and non-finite
+///   values do not become finite ones. What lies between that and the end of f32 either saturates (i8)
+///   or overflows to infinity as an IEEE conversion does (f16 from 65,520 on, bf16 from about 3.396e38
+///   on): the kernels that encode on a device convert that way, and both must store the same bytes.
 /// * [`poison`](Self::poison) makes every value of the slot decode to NaN.
 /// * [`load`](Self::load) returns exactly what [`decode`](Self::decode) writes.
 pub trait Codec: Copy + Send + Sync + 'static {

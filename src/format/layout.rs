@@ -4,6 +4,7 @@ use serde::Serialize;
 use thiserror::Error;
 
 use super::{Codec, CodecVisitor, PageFormat, SlotFormat};
+use crate::base::CacheShape;
 
 /// Byte layout of a page: how many slots it holds and where each one's K and V are.
 ///
@@ -64,7 +65,13 @@ pub enum LayoutError {
     /// Pages stand one after another, so their size keeps their alignment.
     #[error("a page of {0} bytes is not a multiple of {align} bytes", align = PageLayout::PAGE_ALIGN)]
     Unaligned(usize),
-    /// Sizes whose product overflows.
+    /// Channels that no cache has.
+    #[error("head_dim {0} is not a multiple of {align} in {align}..={max}", align = CacheShape::HEAD_DIM_ALIGN, max = CacheShape::MAX_HEAD_DIM)]
+    HeadDim(usize),
+    /// A page beyond the largest.
+    #[error("a page of {0} bytes is larger than {max}", max = PageLayout::MAX_PAGE_BYTES)]
+    PageTooLarge(usize),
+    /// Slots beyond what a page holds, or none.
     #[error("a page of {slots} slots of head_dim {head_dim} is empty or too large")]
     TooLarge {
         /// Slots asked for.
@@ -91,7 +98,10 @@ impl PageLayout {
         if !page_bytes.is_multiple_of(Self::PAGE_ALIGN) {
             return Err(LayoutError::Unaligned(page_bytes));
         }
-        let sizes = Sizes::new(format, head_dim);
+        if page_bytes > Self::MAX_PAGE_BYTES {
+            return Err(LayoutError::PageTooLarge(page_bytes));
+        }
+        let sizes = Sizes::new(format, head_dim)?;
         // Region padding can only cost slots, so the sum without it bounds them from above.
         let mut slots = page_bytes / sizes.slot();
         while slots > 0 && sizes.lay_out(slots).2 > page_bytes {
@@ -111,12 +121,18 @@ impl PageLayout {
         head_dim: usize,
         slots: usize,
     ) -> Result<usize, LayoutError> {
-        let sizes = Sizes::new(format, head_dim);
+        let sizes = Sizes::new(format, head_dim)?;
         let fits = slots.checked_mul(sizes.slot()).is_some_and(|b| b <= Self::MAX_PAGE_BYTES / 2);
         if slots == 0 || !fits {
             return Err(LayoutError::TooLarge { slots, head_dim });
         }
         Ok(sizes.lay_out(slots).2.next_multiple_of(Self::PAGE_ALIGN))
+    }
+
+    /// Whether [`new`](Self::new) makes this very layout. The fields are public, so whoever follows
+    /// offsets asks first.
+    pub fn is_genuine(&self) -> bool {
+        Self::new(self.format, self.head_dim, self.page_bytes).as_ref() == Ok(self)
     }
 
     /// Payload and scale bytes of one slot, K and V together: what a slot in use occupies.
@@ -132,7 +148,10 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn new(format: PageFormat, head_dim: usize) -> Self {
+    fn new(format: PageFormat, head_dim: usize) -> Result<Self, LayoutError> {
+        if !CacheShape::takes_head_dim(head_dim) {
+            return Err(LayoutError::HeadDim(head_dim));
+        }
         struct Bytes(usize);
         impl CodecVisitor for Bytes {
             type Output = (usize, usize);
@@ -141,7 +160,7 @@ impl Sizes {
             }
         }
         let bytes = |format: SlotFormat| format.visit(Bytes(head_dim));
-        Self { k: bytes(format.k), v: bytes(format.v) }
+        Ok(Self { k: bytes(format.k), v: bytes(format.v) })
     }
 
     fn slot(&self) -> usize {

@@ -80,8 +80,15 @@ proptest! {
     #[test]
     fn decode_returns_what_encode_stored(
         values in head_dims().prop_flat_map(|d| prop::collection::vec(-300f32..300.0, d)),
+        far in any::<f32>().prop_filter("a finite number", |x| x.is_finite()),
     ) {
+        // Any number that half precision holds stays finite in every format.
+        let mut wide = values.clone();
+        wide[0] = far.clamp(-65_504.0, 65_504.0);
         for &format in SlotFormat::ALL {
+            let slot = format.visit(Encode(&wide));
+            let read = format.visit(Decode(&slot, wide.len()));
+            prop_assert!(read.iter().all(|x| x.is_finite()), "{format}: {far}");
             let slot = format.visit(Encode(&values));
             let read = format.visit(Decode(&slot, values.len()));
             for (group, out) in values.chunks(32).zip(read.chunks(32)) {
@@ -181,6 +188,36 @@ fn non_finite_values_stay_non_finite() {
     }
 }
 
+/// Up to the largest number of a format everything stays finite; beyond it, what the formats promise.
+#[test]
+fn numbers_beyond_a_format_do_what_its_contract_says() {
+    let f16 = f32::from(half::f16::MAX);
+    let bf16 = f32::from(half::bf16::MAX);
+    for &format in SlotFormat::ALL {
+        let largest = match format {
+            SlotFormat::F32 | SlotFormat::I8 => f32::MAX,
+            SlotFormat::F16 => f16,
+            SlotFormat::Bf16 => bf16,
+        };
+        let read = |value: f32| {
+            let mut values = [1.0; 64];
+            values[17] = value;
+            format.visit(Decode(&format.visit(Encode(&values)), 64))
+        };
+        for value in [f32::MIN_POSITIVE, 1e-40, 1.0, 300.0, f16, 70_000.0, bf16, f32::MAX] {
+            for value in [value, -value] {
+                let all = read(value);
+                if value.abs() <= largest {
+                    assert!(all.iter().all(|x| x.is_finite()), "{format}: {value} read as {all:?}");
+                } else {
+                    assert_eq!(all[17], f32::INFINITY.copysign(value), "{format}: {value}");
+                    all.iter().enumerate().for_each(|(i, &x)| assert!(i == 17 || x == 1.0));
+                }
+            }
+        }
+    }
+}
+
 /// The table of `docs/page-format.md`.
 #[test]
 fn pages_of_sixteen_f16_slots_hold_in_other_formats() {
@@ -207,6 +244,32 @@ fn impossible_pages_are_refused() {
     ));
     assert!(PageLayout::page_bytes_for(f32, 128, 0).is_err());
     assert!(PageLayout::page_bytes_for(f32, 128, usize::MAX).is_err());
+    for head_dim in [0, 8, 72, 528, usize::MAX, usize::MAX - 15] {
+        let refused = LayoutError::HeadDim(head_dim);
+        assert_eq!(PageLayout::new(f32, head_dim, 1024), Err(refused.clone()));
+        assert_eq!(PageLayout::page_bytes_for(f32, head_dim, 16), Err(refused));
+    }
+    let most = PageLayout::MAX_PAGE_BYTES;
+    assert!(PageLayout::new(f32, 128, most).is_ok());
+    assert_eq!(PageLayout::new(f32, 128, 2 * most), Err(LayoutError::PageTooLarge(2 * most)));
+}
+
+#[test]
+fn only_what_the_constructor_makes_is_genuine() {
+    let layout = PageLayout::new(PageFormat::both(SlotFormat::I8), 64, 4096).unwrap();
+    assert!(layout.is_genuine());
+    for forge in [
+        (|l| l.slots = 0) as fn(&mut PageLayout),
+        |l| l.head_dim = 0,
+        |l| l.page_bytes = usize::MAX,
+        |l| l.k.payload += 4096,
+        |l| l.v.scale_stride = 0,
+        |l| l.format.k = SlotFormat::F16,
+    ] {
+        let mut forged = layout;
+        forge(&mut forged);
+        assert!(!forged.is_genuine(), "{forged:?}");
+    }
 }
 
 #[test]

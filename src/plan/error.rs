@@ -10,7 +10,8 @@ pub enum PlanError {
     /// The pool's own refusal: out of pages, or a stale claim.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// More pages than the pool has, even if everything else left.
+    /// More pages than the pool has, even if everything else left: those that one sequence would hold,
+    /// or those that a step would take.
     #[error("{needed} pages needed, the whole pool has {total}: this can never fit")]
     NeverFits {
         /// Pages needed.

@@ -37,7 +37,9 @@ impl BlockManager {
         }
     }
 
-    /// Pages that each of the next `steps` steps takes if every sequence appends one token per step.
+    /// Pages that each of the next `steps` steps takes if every sequence appends one token per step,
+    /// private copies of partial pages that are shared now (by forks) included: the first step makes
+    /// them.
     ///
     /// Heads that an eviction left page-aligned all need a page on the same later step; this is where
     /// a scheduler sees that burst coming.
@@ -52,6 +54,9 @@ impl BlockManager {
                 // The token that finds the last page full, then one in every page of tokens.
                 let first = table.pages.len() * slots - table.slots;
                 (first..steps).step_by(slots).for_each(|step| pages[step] += 1);
+            }
+            if let Some(now) = pages.first_mut() {
+                *now += sequence.shared_tails();
             }
         }
         pages

@@ -5,7 +5,7 @@ use super::{
     Sequence, Step, StepId, TablePlan, audit, rewrite, step,
 };
 use crate::base::{
-    compact,
+    Positions, compact,
     sync::{Arc, Mutex},
 };
 
@@ -85,7 +85,9 @@ impl BlockManager {
         &self,
         appends: impl IntoIterator<Item = (&'a mut Sequence, usize)>,
     ) -> Result<Step<'a>, PlanError> {
-        step::reserve(&self.shared, appends.into_iter().collect())
+        let appends: Vec<(&mut Sequence, usize)> = appends.into_iter().collect();
+        appends.iter().try_for_each(|(sequence, _)| self.check_owner(sequence))?;
+        step::reserve(&self.shared, appends)
     }
 
     /// Prepares the compaction of some heads; see [`Rewrite`].
@@ -99,7 +101,8 @@ impl BlockManager {
     }
 
     /// Prepares to forget the newest tokens, so that `tokens` are left. In heads that evicted, slots
-    /// have no order, so that takes a compaction too.
+    /// have no order, so that takes a compaction too; in the others the newest tokens are the last
+    /// slots, and nothing moves.
     pub fn truncate<'a>(
         &self,
         sequence: &'a mut Sequence,
@@ -111,8 +114,12 @@ impl BlockManager {
         }
         let tables = sequence.heads().enumerate();
         let heads = tables.map(|(head, table)| {
-            let dead = |slot: usize| table.position(slot) >= tokens;
-            let (slots_after, moves) = compact(table.slots, dead);
+            let (slots_after, moves) = match table.positions {
+                Positions::Identity => (table.slots.min(tokens), Vec::new()),
+                Positions::Explicit(positions) => {
+                    compact(table.slots, |slot| positions[slot] as usize >= tokens)
+                }
+            };
             HeadRewrite { head, slots_after, moves }
         });
         let heads = heads.collect();

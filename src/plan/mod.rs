@@ -7,7 +7,8 @@
 //! * [`Sequence`] is an owned handle on the head tables of one sequence; dropping it returns its
 //!   pages.
 //! * [`Step`] is one engine iteration, granted to all of its sequences or to none; dropped without
-//!   [`commit`](Step::commit) it leaves no trace.
+//!   [`commit`](Step::commit) it leaves every sequence as it was, and the pages it had taken go to the
+//!   fence.
 //! * [`Rewrite`] is an eviction (or a truncation) on its way: pages private to the sequence are
 //!   compacted in place, shared ones are copied first.
 //! * [`BlockManager`] is the door: it hands out sequences and steps, and can account for every page.

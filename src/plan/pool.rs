@@ -51,6 +51,9 @@ pub enum PoolError {
     /// A pool without pages, or with more than 32 bits can name.
     #[error("a pool of {0} pages: need 1..=4294967295")]
     BadSize(usize),
+    /// The bookkeeping of so many pages was not granted memory.
+    #[error("no memory for the bookkeeping of {0} pages")]
+    OutOfMemory(usize),
 }
 
 /// How the pages of a pool are used.
@@ -100,9 +103,14 @@ impl PagePool {
     pub fn new(pages: usize) -> Result<Self, PoolError> {
         let count = u32::try_from(pages).ok().filter(|&n| n > 0);
         let count = count.ok_or(PoolError::BadSize(pages))?;
+        let (mut counts, mut free) = (Vec::new(), Vec::new());
+        counts.try_reserve_exact(pages).map_err(|_| PoolError::OutOfMemory(pages))?;
+        free.try_reserve_exact(pages).map_err(|_| PoolError::OutOfMemory(pages))?;
+        counts.resize(pages, Count::default());
+        free.extend((0..count).rev());
         Ok(Self {
-            counts: vec![Count::default(); pages],
-            free: (0..count).rev().collect(),
+            counts,
+            free,
             shared: 0,
             fence: Fence { current: StepId(0), pages: VecDeque::new(), batches: VecDeque::new() },
         })

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Page, PageCopy, PlanError, Sequence};
-use crate::base::SlotMove;
+use crate::base::{SlotMove, apply_moves};
 
 /// What happens to one head: its slots below `slots_after` are kept or overwritten by `moves`, all
 /// others are dropped.
@@ -130,15 +130,11 @@ impl Rewrite<'_> {
             let slots = state.slots;
             state.slots = kept as u32;
             if let Some(positions) = &mut state.positions {
-                rewrite.moves.iter().for_each(|m| {
-                    positions[m.to as usize] = positions[m.from as usize];
-                });
-                positions.truncate(kept);
+                apply_moves(positions, &rewrite.moves, kept);
                 positions.shrink_to(kept + kept / 8);
             } else if state.slots != sequence.tokens || !rewrite.moves.is_empty() {
                 let mut positions: Vec<u32> = (0..slots).collect();
-                rewrite.moves.iter().for_each(|m| positions[m.to as usize] = m.from);
-                positions.truncate(kept);
+                apply_moves(&mut positions, &rewrite.moves, kept);
                 positions.shrink_to_fit();
                 state.positions = Some(positions);
             }

@@ -31,9 +31,10 @@ impl TablePlan {
         self.slots_per_page[head] as usize
     }
 
-    /// Pages of a sequence of `tokens` tokens that never evicted.
+    /// Pages of a sequence of `tokens` tokens that never evicted, saturated.
     pub fn pages_for(&self, tokens: usize) -> usize {
-        self.slots_per_page.iter().map(|&slots| tokens.div_ceil(slots as usize)).sum()
+        let pages = self.slots_per_page.iter().map(|&slots| tokens.div_ceil(slots as usize));
+        pages.fold(0, usize::saturating_add)
     }
 }
 
@@ -139,9 +140,10 @@ impl Sequence {
         self.heads.iter().map(|h| h.slots as usize).sum()
     }
 
-    /// Pages that `tokens` more tokens need, beside private copies of shared tails.
+    /// Pages that `tokens` more tokens need, beside private copies of shared tails; saturated.
     pub fn pages_needed(&self, tokens: usize) -> usize {
-        (0..self.heads.len()).map(|head| self.head_needs(head, tokens)).sum()
+        let pages = (0..self.heads.len()).map(|head| self.head_needs(head, tokens));
+        pages.fold(0, usize::saturating_add)
     }
 
     /// Bytes of bookkeeping: tables and positions.
@@ -154,7 +156,7 @@ impl Sequence {
     }
 
     pub(super) fn head_needs(&self, head: usize, tokens: usize) -> usize {
-        let slots = self.heads[head].slots as usize + tokens;
+        let slots = (self.heads[head].slots as usize).saturating_add(tokens);
         slots.div_ceil(self.plan.slots_per_page(head)).saturating_sub(self.tables.len(head))
     }
 

@@ -8,7 +8,10 @@ use crate::base::sync::Arc;
 pub struct PageCopy {
     /// The head, among all heads of its sequence.
     pub head: usize,
-    /// The page that is read; it stays readable until the step retires.
+    /// The page that is read. It is not handed out anew before the step retires. Another sequence may
+    /// hold it, though, and once the step is committed that one may be its only holder and write to it
+    /// in place. So copies and what is written by later steps and rewrites must run in one order, as
+    /// they do in one stream.
     pub from: u32,
     /// The page that is written.
     pub to: u32,
@@ -17,7 +20,9 @@ pub struct PageCopy {
 /// A granted step. Its sequences already count the new tokens, so kernels can be given their tables.
 ///
 /// [`commit`](Self::commit) keeps the tokens; dropping the step takes them back and leaves every
-/// sequence as it was.
+/// sequence as it was. The pages that the step had taken are then fenced like all that are freed: what
+/// was launched for it may still write to them, and until
+/// [`BlockManager::retire`](super::BlockManager::retire) the pool has that many fewer.
 #[derive(Debug)]
 #[must_use = "a step that is dropped is rolled back"]
 pub struct Step<'a> {
@@ -39,11 +44,10 @@ pub(super) fn reserve<'a>(
 ) -> Result<Step<'a>, PlanError> {
     let mut checked = Vec::with_capacity(appends.len());
     let mut growth = Vec::with_capacity(appends.len());
-    let mut needed = 0;
+    // Of the whole step, and of the sequence that will hold the most: neither can be met by freeing
+    // what others hold.
+    let (mut needed, mut largest) = (0, 0);
     for (sequence, tokens) in appends {
-        if !Arc::ptr_eq(shared, &sequence.shared) {
-            return Err(PlanError::ForeignSequence);
-        }
         let too_long = || PlanError::TooLong(sequence.tokens().saturating_add(tokens));
         let count =
             u32::try_from(tokens).ok().filter(|&n| sequence.tokens.checked_add(n).is_some());
@@ -51,7 +55,9 @@ pub(super) fn reserve<'a>(
         let extra: Vec<u32> = (0..sequence.heads.len())
             .map(|head| sequence.head_needs(head, tokens) as u32)
             .collect();
-        needed += extra.iter().map(|&n| n as usize).sum::<usize>();
+        let taken = extra.iter().map(|&n| n as usize).sum::<usize>();
+        needed += taken;
+        largest = largest.max(sequence.pages() + taken);
         growth.push(extra);
         checked.push(Append { sequence, tokens: count });
     }
@@ -70,12 +76,11 @@ pub(super) fn reserve<'a>(
                 }
             }
         }
-        let needed = needed + tails.len();
-        let total = pool.stats().total;
-        if needed > total {
-            return Err(PlanError::NeverFits { needed, total });
+        let (least, total) = (needed.max(largest), pool.stats().total);
+        if least > total {
+            return Err(PlanError::NeverFits { needed: least, total });
         }
-        pool.take(needed, &mut pages)?;
+        pool.take(needed + tails.len(), &mut pages)?;
         Ok(tails)
     })?;
 
@@ -143,6 +148,17 @@ impl Drop for Step<'_> {
 }
 
 impl Sequence {
+    /// Partial last pages that others hold too: what the next append copies.
+    pub(super) fn shared_tails(&self) -> usize {
+        self.shared.with_pool(|pool| {
+            if pool.stats().shared == 0 {
+                return 0;
+            }
+            let shared = |&(_, page): &(usize, Page)| pool.references(page).is_ok_and(|n| n > 1);
+            self.partial_tails().filter(shared).count()
+        })
+    }
+
     /// The last page of every head that has free slots in it.
     fn partial_tails(&self) -> impl Iterator<Item = (usize, Page)> {
         self.heads.iter().enumerate().filter_map(|(head, state)| {

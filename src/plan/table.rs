@@ -6,8 +6,10 @@ use super::Page;
 ///
 /// Ids and generations lie in two parallel arrays, so that a kernel gets plain `u32` ids. Each head
 /// owns a stretch with room to grow; when one is full, the arena is laid out anew with room in
-/// proportion to every head's length, so a page costs amortised constant time and at most about
-/// 1.5 × 8 bytes.
+/// proportion to every head's length. So a page costs at most about 1.5 × 8 bytes, and amortised
+/// constant time while heads are alike in length. Where evictions left them ragged it costs more, up to
+/// four times the ratio of the average head to the shortest one: each time that one is full, the others
+/// are copied too.
 #[derive(Clone, Debug)]
 pub(super) struct Tables {
     ids: Vec<u32>,

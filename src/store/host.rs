@@ -5,7 +5,10 @@ use std::ops::Range;
 use super::{
     PageStore, Rows, StoreError, TablePages,
     arena::Arena,
-    slots::{arena_bytes, check_page, check_rows, check_table, decode, encode, locate, slots_of},
+    slots::{
+        arena_bytes, check_moves, check_page, check_rows, check_table, decode, encode, locate,
+        slots_from, slots_of,
+    },
 };
 use crate::{
     base::SlotMove,
@@ -57,7 +60,7 @@ impl HostStore {
     ) -> Result<(), StoreError> {
         let layout = table.layout;
         let count = slots_of("rows", rows.len(), layout.head_dim)?;
-        check_table(self, table, &(first..first + count))?;
+        check_table(self, table, &slots_from(table, first, count)?)?;
         for (i, row) in rows.chunks_exact_mut(layout.head_dim).enumerate() {
             let (page, slot) = locate(table, first + i);
             let bytes = &self.arena.bytes()[self.span(page)];
@@ -85,7 +88,7 @@ impl PageStore for HostStore {
     ) -> Result<(), StoreError> {
         let layout = *table.layout;
         check_rows(k, v, layout.head_dim)?;
-        check_table(self, table, &(first..first + k.count))?;
+        check_table(self, table, &slots_from(table, first, k.count)?)?;
         for i in 0..k.count {
             let (page, slot) = locate(table, first + i);
             let bytes = self.page_mut(page);
@@ -120,9 +123,7 @@ impl PageStore for HostStore {
     }
 
     fn move_slots(&mut self, table: TablePages<'_>, moves: &[SlotMove]) -> Result<(), StoreError> {
-        for slot in moves.iter().flat_map(|m| [m.from as usize, m.to as usize]) {
-            check_table(self, table, &(slot..slot + 1))?;
-        }
+        check_moves(self, table, moves)?;
         let layout = *table.layout;
         for m in moves {
             let (from, to) = (locate(table, m.from as usize), locate(table, m.to as usize));

@@ -35,10 +35,10 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows one after another, `width` values each; a rest that is no whole row counts as one, which
-    /// stores refuse.
+    /// Rows one after another, `width` values each. Stores refuse a rest that is no whole row, which
+    /// counts as one, and rows of no values.
     pub fn dense(values: &'a [f32], width: usize) -> Self {
-        Self { values, stride: width, count: values.len().div_ceil(width) }
+        Self { values, stride: width, count: values.len().div_ceil(width.max(1)) }
     }
 
     /// Refuses rows that overlap or that `values` does not hold.
@@ -90,6 +90,9 @@ pub enum StoreError {
         /// Page bytes of the store.
         store: usize,
     },
+    /// A layout that [`PageLayout::new`] does not make.
+    #[error("the layout's regions are not those of its format and size")]
+    ForgedLayout,
     /// Rows that are not a whole number of slots, or K and V of different lengths.
     #[error("{what} has {got} values, expected {expected}")]
     WrongLength {
@@ -123,8 +126,9 @@ pub enum StoreError {
 
 /// Memory made of equal pages.
 ///
-/// Rows are f32 with `head_dim` values per slot, one slot after another. Every method checks its page
-/// ids and slots before it touches a byte.
+/// Rows are f32 with `head_dim` values per slot: wherever [`Rows`] says for those that are appended, one
+/// slot after another for those that are read. Every method checks its layout, page ids and slots before
+/// it touches a byte.
 pub trait PageStore {
     /// Bytes of each page.
     fn page_bytes(&self) -> usize;

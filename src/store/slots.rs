@@ -3,7 +3,10 @@
 use std::ops::Range;
 
 use super::{PageStore, Rows, StoreError, TablePages};
-use crate::format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat};
+use crate::{
+    base::SlotMove,
+    format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
+};
 
 /// Bytes of `pages` pages of `page_bytes` bytes, if pages of that size and number can be addressed.
 pub fn arena_bytes(pages: usize, page_bytes: usize) -> Result<usize, StoreError> {
@@ -40,11 +43,49 @@ pub fn check_table<S: PageStore>(
     table: TablePages<'_>,
     range: &Range<usize>,
 ) -> Result<(), StoreError> {
-    let layout = table.layout;
+    check_layout(store, table.layout)?;
+    check_slots(store, table, range)
+}
+
+/// Checks that the table is of `store` and holds both ends of every move.
+pub fn check_moves<S: PageStore>(
+    store: &S,
+    table: TablePages<'_>,
+    moves: &[SlotMove],
+) -> Result<(), StoreError> {
+    check_layout(store, table.layout)?;
+    let mut slots = moves.iter().flat_map(|m| [m.from as usize, m.to as usize]);
+    slots.try_for_each(|slot| check_slots(store, table, &(slot..slot + 1)))
+}
+
+/// `count` slots from `first` on, if there can be such slots in the table.
+pub fn slots_from(
+    table: TablePages<'_>,
+    first: usize,
+    count: usize,
+) -> Result<Range<usize>, StoreError> {
+    let (pages, slots) = (table.pages.len(), table.layout.slots);
+    let end = first.checked_add(count);
+    let end = end.ok_or(StoreError::NoSuchSlot { end: usize::MAX, pages, slots })?;
+    Ok(first..end)
+}
+
+/// Checks that pages of `store` are laid out like this: offsets and strides can then be trusted.
+fn check_layout<S: PageStore>(store: &S, layout: &PageLayout) -> Result<(), StoreError> {
     if layout.page_bytes != store.page_bytes() {
         let (layout, store) = (layout.page_bytes, store.page_bytes());
         return Err(StoreError::WrongLayout { layout, store });
     }
+    if layout.is_genuine() { Ok(()) } else { Err(StoreError::ForgedLayout) }
+}
+
+/// Checks that the table, whose layout is, holds slots `range`.
+fn check_slots<S: PageStore>(
+    store: &S,
+    table: TablePages<'_>,
+    range: &Range<usize>,
+) -> Result<(), StoreError> {
+    let layout = table.layout;
     if range.end > table.pages.len() * layout.slots {
         let (pages, slots) = (table.pages.len(), layout.slots);
         return Err(StoreError::NoSuchSlot { end: range.end, pages, slots });
@@ -58,13 +99,13 @@ pub fn locate(table: TablePages<'_>, slot: usize) -> (u32, usize) {
     (table.pages[slot / table.layout.slots], slot % table.layout.slots)
 }
 
-/// How many slots `values` values are.
+/// How many slots `values` values are; of a layout without channels, none.
 pub fn slots_of(what: &'static str, values: usize, head_dim: usize) -> Result<usize, StoreError> {
     if values.is_multiple_of(head_dim) {
-        return Ok(values / head_dim);
+        return Ok(values.checked_div(head_dim).unwrap_or(0));
     }
-    let expected = values.next_multiple_of(head_dim);
-    Err(StoreError::WrongLength { what, got: values, expected })
+    let rows = values.checked_next_multiple_of(head_dim);
+    Err(StoreError::WrongLength { what, got: values, expected: rows.unwrap_or(0) })
 }
 
 /// The byte ranges of a slot's payload and scales.

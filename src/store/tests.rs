@@ -130,6 +130,19 @@ fn refusals_write_nothing() {
         store.append(wrong, 0, dense(&row), dense(&row)),
         Err(StoreError::WrongLayout { .. })
     ));
+    for first in [usize::MAX, usize::MAX / HEAD_DIM] {
+        assert!(matches!(
+            store.append(short, first, dense(&row), dense(&row)),
+            Err(StoreError::NoSuchSlot { .. })
+        ));
+        let (mut k, mut v) = (row.clone(), row.clone());
+        let read = store.read(short, first, &mut k, &mut v);
+        assert!(matches!(read, Err(StoreError::NoSuchSlot { .. })));
+    }
+    assert!(matches!(
+        store.append(short, 0, Rows::dense(&[], 0), Rows::dense(&[], 0)),
+        Err(StoreError::WrongLength { .. })
+    ));
     assert!(store.bytes().iter().all(|&b| b == 0));
     assert!(matches!(HostStore::new(0, 1024), Err(StoreError::BadSize { .. })));
     assert!(matches!(HostStore::new(1, 100), Err(StoreError::BadSize { .. })));
@@ -138,4 +151,33 @@ fn refusals_write_nothing() {
         HostStore::new(u32::MAX as usize, 1 << 40),
         Err(StoreError::OutOfMemory { .. } | StoreError::BadSize { .. })
     ));
+}
+
+/// The fields of a layout are public: one that points beyond its page must not reach the neighbour.
+#[test]
+fn layouts_that_nobody_made_are_refused() {
+    let mut store = HostStore::new(3, 1024).unwrap();
+    let row = vec![1.0; HEAD_DIM];
+    let layout = layout(PageFormat::default());
+    store.append(TablePages { pages: &[1], layout: &layout }, 0, dense(&row), dense(&row)).unwrap();
+    let before = store.bytes().to_vec();
+    for forge in [
+        (|l| l.slots = 0) as fn(&mut PageLayout),
+        |l| l.slots += 1,
+        |l| l.head_dim = 0,
+        |l| l.k.payload += 1024,
+        |l| l.v.scales = usize::MAX,
+        |l| l.v.payload_stride *= 2,
+    ] {
+        let mut layout = layout;
+        forge(&mut layout);
+        let table = TablePages { pages: &[0, 1], layout: &layout };
+        let (mut k, mut v) = (row.clone(), row.clone());
+        let moved = store.move_slots(table, &[SlotMove { from: 1, to: 0 }]);
+        assert_eq!(moved, Err(StoreError::ForgedLayout), "{layout:?}");
+        assert!(store.read(table, 0, &mut k, &mut v).is_err(), "{layout:?}");
+        assert!(store.read(table, 0, &mut [], &mut []).is_err(), "{layout:?}");
+        assert!(store.append(table, 0, dense(&row), dense(&row)).is_err(), "{layout:?}");
+    }
+    assert_eq!(store.bytes(), before);
 }

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, sync::OnceLock};
 
+use crate::skipped::skipped;
+
 /// Path of SmolLM2-135M-Instruct, fetched where it is missing.
 ///
 /// Where it cannot be had, a test may skip itself (`None`, said aloud), but not on CI: there a test
@@ -12,7 +14,7 @@ pub fn real_model() -> Option<PathBuf> {
         Ok(path) => Some(path),
         Err(error) if std::env::var_os("CI").is_some() => panic!("the model is needed: {error}"),
         Err(error) => {
-            eprintln!("SKIPPED: no model to test with: {error}");
+            skipped(format_args!("no model to test with: {error}"));
             None
         }
     };

@@ -91,7 +91,9 @@ impl Fake {
         if built.is_none() {
             let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cuda_support/driver.c");
             if let Err(error) = build(&source, &driver_path) {
-                eprintln!("SKIPPED: this test builds a driver of its own, and {error}");
+                crate::skipped::skipped(format_args!(
+                    "this test builds a driver of its own, and {error}"
+                ));
                 return None;
             }
             *built = Some(fs::read(&driver_path).unwrap());

@@ -120,10 +120,13 @@ fn flipped_header_bytes_never_panic() {
 #[test]
 fn an_alignment_that_would_divide_by_zero() {
     for value in [Value::U32(0), Value::U32(24), Value::U32(1), Value::U64(32)] {
-        let error =
-            Bench::new().changed(|parts| set(parts, "general.alignment", value)).unwrap_err();
-        assert!(matches!(error, ModelError::MalformedHeader { .. }), "{error:?}");
-        assert!(error.to_string().contains("alignment"));
+        // candle takes the second key for the first.
+        for key in ["general.alignment", "general.alignment\0\0"] {
+            let value = value.clone();
+            let error = Bench::new().changed(|parts| set(parts, key, value)).unwrap_err();
+            assert!(matches!(error, ModelError::MalformedHeader { .. }), "{error:?}");
+            assert!(error.to_string().contains("alignment"));
+        }
     }
 }
 
@@ -185,6 +188,7 @@ fn values_that_make_no_model() {
     let bench = Bench::new();
     for (key, value) in [
         ("llama.block_count", Value::U32(0)),
+        ("llama.vocab_size", Value::U32(0)),
         ("llama.context_length", Value::String("long".into())),
         ("llama.attention.head_count", Value::I32(-4)),
         ("llama.rope.dimension_count", Value::U32(15)),
@@ -246,6 +250,27 @@ fn tensors_missing_misshapen_or_unknown() {
     assert!(matches!(&error, ModelError::UnexpectedTensor(name) if name == "blk.0.attn_q.bias"));
     let error = bench.changed(|parts| set(parts, "llama.block_count", Value::U32(3))).unwrap_err();
     assert!(matches!(error, ModelError::MissingTensor(_)), "{error:?}");
+}
+
+#[test]
+fn more_tokens_than_rows_of_the_embedding() {
+    let extend = |parts: &mut Parts, key: &str, value: Value| {
+        let entry = parts.metadata.iter_mut().find(|(name, _)| name == key);
+        let Some((_, Value::Array(values))) = entry else { panic!("no list {key}") };
+        values.push(value);
+    };
+    let grow = |parts: &mut Parts| {
+        extend(parts, "tokenizer.ggml.tokens", Value::String("one more".into()));
+        extend(parts, "tokenizer.ggml.token_type", Value::I32(1));
+    };
+    let stated = Bench::new().changed(grow).unwrap_err();
+    let counted = Bench::new().changed(|parts| {
+        grow(parts);
+        parts.metadata.retain(|(name, _)| name != "llama.vocab_size");
+    });
+    for error in [stated, counted.unwrap_err()] {
+        assert!(matches!(error, ModelError::Vocabulary { tokens: 301, vocab: 300 }), "{error:?}");
+    }
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 #[path = "../common/real_model.rs"]
 mod real_model;
+#[path = "../common/skipped.rs"]
+mod skipped;
 #[path = "../common/tiny_llama.rs"]
 mod tiny_llama;
 

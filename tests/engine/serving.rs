@@ -2,6 +2,10 @@
 
 use std::sync::Arc;
 
+use candle_core::{
+    Device, Tensor,
+    quantized::{GgmlDType, QTensor},
+};
 use headwise::{
     cache::{CacheConfig, CacheError, Capacity, Compression, KvCache},
     engine::{
@@ -74,7 +78,8 @@ fn run(
     assert_eq!(stats.free, stats.total);
     done.sort_by_key(|completion| completion.id);
     for completion in &done {
-        assert_eq!(streamed.get(&completion.id), Some(&completion.tokens));
+        let tokens: &[u32] = streamed.get(&completion.id).map_or(&[], Vec::as_slice);
+        assert_eq!(tokens, completion.tokens);
     }
     (done, scheduler.stats())
 }
@@ -90,7 +95,7 @@ fn a_batch_generates_what_each_request_generates_alone() {
         let (alone, _) =
             run(&model, Capacity::Tokens(256), options.clone(), std::slice::from_ref(request));
         assert_eq!(completion.tokens, alone[0].tokens);
-        assert_eq!(completion.finish, Finish::Length);
+        assert!(matches!(completion.finish, Finish::Length));
         assert_eq!(completion.tokens.len(), request.max_new_tokens);
     }
 }
@@ -130,7 +135,8 @@ fn a_stop_token_ends_a_generation() {
     let first = done[0].tokens.iter().position(|&token| token == stop).unwrap();
     let stopped = Request { stop: vec![stop], ..free };
     let (done, _) = run(&model, Capacity::Tokens(256), ServeOptions::default(), &[stopped]);
-    assert_eq!((done[0].finish, done[0].tokens.len()), (Finish::Stop, first));
+    assert!(matches!(done[0].finish, Finish::Stop), "{:?}", done[0].finish);
+    assert_eq!(done[0].tokens.len(), first);
 }
 
 #[test]
@@ -176,7 +182,22 @@ fn requests_that_cannot_run_are_refused_with_the_numbers() {
     };
     assert!(matches!(
         refuse(absurd, roomy, request(0, 100, 5)),
-        EngineError::Cache(CacheError::Evict(_))
+        EngineError::RatioOutOfReach { least: 4, full: 64, context: 256, .. }
+    ));
+    // Five pages hold the prompt, but not the sinks and windows of what it grows to.
+    let grows = ServeOptions {
+        compression: Some(CompressionPlan {
+            compression: Compression {
+                policy: Policy { sinks: 16, window: 2, ..Policy::default() },
+                ..compression(Budget::TokensPerHead(19)).compression
+            },
+            ..compression(Budget::TokensPerHead(19))
+        }),
+        ..ServeOptions::default()
+    };
+    assert!(matches!(
+        refuse(grows, roomy, request(0, 10, 90)),
+        EngineError::Cache(CacheError::Evict(EvictError::Infeasible { .. }))
     ));
 }
 
@@ -188,13 +209,126 @@ fn a_pool_that_fills_up_in_mid_step_loses_no_page() {
         Scheduler::new(&model, cache(&model, Capacity::Tokens(64)), ServeOptions::default())
             .unwrap();
     scheduler.submit(request(0, 50, 100)).unwrap();
-    let error = loop {
-        match scheduler.step() {
-            Ok(_) => assert!(!scheduler.is_idle()),
-            Err(error) => break error,
-        }
-    };
+    let mut done = Vec::new();
+    scheduler.run(|progress| done.extend(progress.completed.iter().cloned())).unwrap();
+    let error = failure(&done[0]);
     assert!(matches!(error, EngineError::Cache(CacheError::Plan(_))), "{error}");
+    assert_eq!(done[0].tokens.len(), 64 - 50 + 1);
     let stats = scheduler.cache().stats();
     assert_eq!(stats.free, stats.total);
+}
+
+fn failure(completion: &Completion) -> &EngineError {
+    match &completion.finish {
+        Finish::Failed(error) => error,
+        finish => panic!("{finish:?}"),
+    }
+}
+
+/// Token 299 has an embedding of no numbers, and so has whoever reads it. It is never drawn.
+fn poisoned() -> (tempfile::TempDir, Model) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("poisoned.gguf");
+    TinyLlama { tied: false, ..TinyLlama::default() }.write_with(&path, |parts| {
+        for (name, value) in [("token_embd.weight", f32::NAN), ("output.weight", 0.0)] {
+            let entry = parts.tensors.iter_mut().find(|(other, _)| other == name).unwrap();
+            let decoded = entry.1.dequantize(&Device::Cpu).unwrap();
+            let mut rows: Vec<Vec<f32>> = decoded.to_vec2().unwrap();
+            rows[299].fill(value);
+            let changed = Tensor::new(rows, &Device::Cpu).unwrap();
+            entry.1 = QTensor::quantize(&changed, GgmlDType::F32).unwrap();
+        }
+    });
+    let model = Model::open(&path).unwrap();
+    (folder, model)
+}
+
+#[test]
+fn one_request_without_numbers_ends_alone() {
+    let (_folder, model) = poisoned();
+    let mut requests: Vec<Request> = (0..4).map(|i| request(i, 60, 40)).collect();
+    for request in &mut requests {
+        request.prompt.iter_mut().for_each(|token| *token %= 299);
+    }
+    let plain = ServeOptions { chunk: 32, ..ServeOptions::default() };
+    let with = |compression| ServeOptions { compression: Some(compression), ..plain.clone() };
+    let keys = CompressionPlan {
+        compression: Compression {
+            scorer: Arc::from(ScorerKind::KeyDiff.build()),
+            ..compression(Budget::Ratio(2.0)).compression
+        },
+        ..compression(Budget::Ratio(2.0))
+    };
+    // It fails where a token is drawn, where attention is scored, and where keys are.
+    for options in [plain.clone(), with(compression(Budget::Ratio(2.0))), with(keys)] {
+        let capacity = Capacity::Tokens(1000);
+        let (healthy, _) = run(&model, capacity, options.clone(), &requests);
+        let mut mixed = requests.clone();
+        mixed[1].prompt[59] = 299;
+        let (done, _) = run(&model, capacity, options, &mixed);
+        assert!(failure(&done[1]).to_string().contains("NaN"), "{}", failure(&done[1]));
+        for other in [0, 2, 3] {
+            assert!(matches!(done[other].finish, Finish::Length), "{:?}", done[other]);
+            assert_eq!(done[other].tokens.len(), 40);
+        }
+        // Those that never shared a failed pass say what they say without the other.
+        assert_eq!(done[2].tokens, healthy[2].tokens);
+        assert_eq!(done[3].tokens, healthy[3].tokens);
+    }
+}
+
+#[test]
+fn a_cancelled_request_gives_its_pages_back() {
+    let (_folder, model) = tiny();
+    let options = ServeOptions { max_running: 2, ..ServeOptions::default() };
+    let mut scheduler =
+        Scheduler::new(&model, cache(&model, Capacity::Tokens(1000)), options).unwrap();
+    let ids: Vec<_> = (0..3).map(|i| scheduler.submit(request(i, 40, 20)).unwrap()).collect();
+    for _ in 0..4 {
+        scheduler.step().unwrap();
+    }
+    let held = scheduler.cache().stats().held;
+    let running = scheduler.cancel(ids[0]).unwrap();
+    assert!(matches!(running.finish, Finish::Cancelled));
+    assert_eq!((running.id, running.tokens.len()), (ids[0], 4));
+    assert!(scheduler.cache().stats().held < held);
+    scheduler.cache().audit(scheduler.sequences()).unwrap();
+    let waiting = scheduler.cancel(ids[2]).unwrap();
+    assert!(matches!(waiting.finish, Finish::Cancelled) && waiting.tokens.is_empty());
+    assert!(scheduler.cancel(ids[0]).is_none());
+    let mut done = Vec::new();
+    scheduler.run(|progress| done.extend(progress.completed.iter().cloned())).unwrap();
+    assert_eq!(done.iter().map(|completion| completion.id).collect::<Vec<_>>(), [ids[1]]);
+    assert!(scheduler.cancel(ids[1]).is_none());
+    let stats = scheduler.cache().stats();
+    assert_eq!(stats.free, stats.total);
+}
+
+#[test]
+fn a_short_prompt_is_held_to_its_ratio_once_it_is_long() {
+    let (_folder, model) = tiny();
+    let plan = CompressionPlan { every: Some(4), ..compression(Budget::Ratio(8.0)) };
+    let options = ServeOptions { compression: Some(plan), ..ServeOptions::default() };
+    let mut scheduler =
+        Scheduler::new(&model, cache(&model, Capacity::Tokens(256)), options).unwrap();
+    scheduler.submit(request(0, 1, 220)).unwrap();
+    let mut held = Vec::new();
+    while !scheduler.is_idle() {
+        scheduler.step().unwrap();
+        held.extend(scheduler.sequences().map(|s| (s.tokens(), s.tables().pages())));
+    }
+    // One page of each of the four heads is sinks and window; an eighth of the pages is less than that
+    // up to 128 tokens, and two of 16 pages at 220. A page of each head comes between evictions.
+    assert!(held.iter().all(|&(_, pages)| (4..=12).contains(&pages)), "{held:?}");
+    assert!(held.iter().any(|&(tokens, pages)| tokens > 200 && pages <= 7), "{held:?}");
+}
+
+#[test]
+fn requests_that_hold_nothing_yet_do_not_count_as_running() {
+    let (_folder, model) = tiny();
+    let requests: Vec<Request> = (0..3).map(|i| request(i, 60, 1)).collect();
+    let options = ServeOptions { chunk: 32, ..ServeOptions::default() };
+    // All are admitted at once, and each is done when its prompt is.
+    let (_, stats) = run(&model, Capacity::Tokens(1000), options, &requests);
+    assert_eq!(stats.peak_running, 1);
 }

@@ -106,11 +106,12 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
             }
         }
         let mut p = rows.p;
+        let ahead = channel.is_multiple_of(BLOCK).then(|| ahead.of_tile(bundle, channel));
         for step in 0..bundle.steps {
             let slot = step * bundle.pitch;
             for run in bundle.runs() {
-                if channel.is_multiple_of(BLOCK) {
-                    ahead.prefetch([run.ahead], slot, channel);
+                if let Some(ahead) = ahead {
+                    ahead.prefetch([run.ahead], step);
                 }
                 let payload = run.payload.add(slot * bytes);
                 let scales = run.scales.add(slot * scale_bytes);

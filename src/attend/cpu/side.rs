@@ -19,13 +19,10 @@ pub(super) struct Side<'a, S: Simd> {
     pub ops: Ops<S>,
 }
 
-/// The most runs of a [`Bundle`].
+/// Slots that are scored together, and the runs of a [`Bundle`].
 ///
 /// Hardware prefetchers follow a stream until it leaves its 4 KiB page, and pages are little more: one
-/// page after another reads at a third of the bandwidth, eight side by side at nearly all of it.
-pub(super) const STREAMS: usize = 8;
-
-/// Slots that are scored together.
+/// page after another reads at a third of the bandwidth, four side by side at most of it.
 pub(super) const QUAD: usize = 4;
 
 /// Consecutive slots of one page: pointers to the first one's.
@@ -41,8 +38,8 @@ pub(super) struct Run {
 /// Runs to be walked side by side: a slot of each, then the next one of each. The slots of a single run
 /// are dealt to four such runs, so that both look the same to a kernel.
 pub(super) struct Bundle {
-    runs: [Run; STREAMS],
-    /// Runs: [`STREAMS`] or [`QUAD`], or fewer than that, of one slot.
+    runs: [Run; QUAD],
+    /// Runs: [`QUAD`], or fewer than that, of one slot.
     count: usize,
     /// Slots of each run that are to be walked.
     pub steps: usize,
@@ -65,9 +62,7 @@ impl Bundle {
     /// Where runs are fewer, the first one repeats.
     #[inline(always)]
     pub fn quad(&self, index: usize) -> (&[Run; QUAD], usize) {
-        let (quads, _) = self.runs.as_chunks::<QUAD>();
-        let both = usize::from(self.count == STREAMS);
-        (&quads[index & both], (index >> both) * self.pitch)
+        (&self.runs, index * self.pitch)
     }
 }
 
@@ -162,7 +157,7 @@ impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
             next: side.place(slots.start),
             left: slots.len(),
             ahead: ahead.map(|(side, distance)| (side, side.place(distance))),
-            bundle: Bundle { runs: [none; STREAMS], count: 0, steps: 0, pitch: 1 },
+            bundle: Bundle { runs: [none; QUAD], count: 0, steps: 0, pitch: 1 },
         }
     }
 
@@ -174,21 +169,15 @@ impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
         }
         let page_slots = self.side.page_slots;
         let rest = (page_slots - self.next.slot).min(self.left);
-        let whole_pages =
-            |count: usize| self.streams && self.next.slot == 0 && count * page_slots <= self.left;
-        let (count, steps, pitch) = if whole_pages(STREAMS) {
-            (STREAMS, rest, 1)
-        } else if whole_pages(QUAD) {
+        let pages = self.streams && self.next.slot == 0 && QUAD * page_slots <= self.left;
+        let (count, steps, pitch) = if pages {
             (QUAD, rest, 1)
         } else if rest >= QUAD {
             (QUAD, rest / QUAD, QUAD)
         } else {
             (rest, 1, 1)
         };
-        // Whole pages, or slots of one page.
-        let pages = count * steps > rest;
-        for (i, run) in self.bundle.runs[..count.max(QUAD)].iter_mut().enumerate() {
-            // A quad has four runs to point at.
+        for (i, run) in self.bundle.runs.iter_mut().enumerate() {
             let i = if i < count { i } else { 0 };
             let (page, slot) = if pages { (i, 0) } else { (0, i) };
             let at = InTable { page: self.next.page + page, slot: self.next.slot + slot };
@@ -227,14 +216,30 @@ impl Ahead {
     /// Slots of `side`, if any.
     pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
         let slot_bytes = side.map_or(0, Side::slot_bytes);
-        let block_bytes = (slot_bytes * BLOCK).div_ceil(head_dim);
+        let block_bytes = slot_bytes.div_ceil(head_dim.div_ceil(BLOCK));
         Self { slot_bytes, block_bytes, lines: block_bytes.div_ceil(LINE) }
     }
 
     /// Asks for a block of channels, given by its first one, of the `slot`-th slot ahead of each run.
     #[inline(always)]
     pub fn prefetch<const N: usize>(self, ahead: [*const u8; N], slot: usize, channel: usize) {
-        let start = slot * self.slot_bytes + channel / BLOCK * self.block_bytes;
+        self.lines_at(ahead, slot * self.slot_bytes + channel / BLOCK * self.block_bytes);
+    }
+
+    /// For a pass over a bundle that takes only the block from `channel` on.
+    #[inline(always)]
+    pub fn of_tile(self, bundle: &Bundle, channel: usize) -> TileAhead {
+        let block = channel / BLOCK;
+        let (start, pitch) = if bundle.pitch == 1 {
+            (block * bundle.steps * self.block_bytes, self.block_bytes)
+        } else {
+            (block * self.block_bytes, bundle.pitch * self.slot_bytes)
+        };
+        TileAhead { ahead: self, start, pitch }
+    }
+
+    #[inline(always)]
+    fn lines_at<const N: usize>(self, ahead: [*const u8; N], start: usize) {
         let at = |line: usize| {
             for ahead in ahead {
                 prefetch(ahead.wrapping_add(start + line * LINE));
@@ -250,20 +255,37 @@ impl Ahead {
     }
 }
 
-/// Asks for one cache line in the second-level cache; a hint, so any address will do. The first level
-/// is too small for what is wanted soon, and its few outstanding misses are for the loads themselves.
+/// What a pass over a block of channels asks for: as many bytes of each run as the pass reads, but in
+/// the order of memory, so that hardware prefetchers see streams and not every second pair of lines.
+#[derive(Clone, Copy)]
+pub(super) struct TileAhead {
+    ahead: Ahead,
+    start: usize,
+    pitch: usize,
+}
+
+impl TileAhead {
+    /// Asks for the share of a step of the runs.
+    #[inline(always)]
+    pub fn prefetch<const N: usize>(self, ahead: [*const u8; N], step: usize) {
+        self.ahead.lines_at(ahead, self.start + step * self.pitch);
+    }
+}
+
+/// Asks for one cache line; a hint, so any address will do. Into the first level, on its way to which
+/// it comes into the second: what the first one cannot keep until it is wanted, the second one does.
 #[inline(always)]
 fn prefetch(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has SSE, and a prefetch touches no memory that the program can see.
     unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
     }
     #[cfg(target_arch = "aarch64")]
     // SAFETY: a prefetch touches no memory that the program can see.
     unsafe {
-        std::arch::asm!("prfm pldl2keep, [{}]", in(reg) address, options(nostack, preserves_flags));
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) address, options(nostack, preserves_flags));
     }
     #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = address;

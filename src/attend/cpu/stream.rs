@@ -5,16 +5,16 @@ use std::ops::Range;
 use super::{
     exp::exp2,
     ops::{MAX_ROWS, Matrix, Walk},
-    side::Side,
+    side::{QUAD, Side},
 };
 use crate::base::simd::Simd;
 
 /// The most slots whose scores are computed before their values are added: enough to make the softmax
 /// between the two passes cheap.
 pub(super) const CHUNK: usize = 256;
-/// Payload bytes of K in a chunk, about: what one pass prefetches must still be in the second-level
-/// cache when the next pass reads it, and the pages of a chunk are walked side by side.
-const CHUNK_BYTES: usize = 32 << 10;
+/// Payload bytes of K in a chunk, about: what one pass prefetches must still be in a near cache when
+/// the next pass reads it, and the pages of a chunk are walked side by side.
+const CHUNK_BYTES: usize = 16 << 10;
 
 /// Online softmax (Milakov & Gimelshein, arXiv 1805.02867) of query rows, in base 2: `max` of the
 /// scores so far, `sum` of `2^(score − max)` and `out`, the values weighted alike, not yet divided.
@@ -118,12 +118,13 @@ pub(super) fn stream<S: Simd>(
 }
 
 /// Where the chunk that starts at slot `first` ends: at the end of a page where pages are small, so
-/// that runs are whole pages.
+/// that runs are whole pages, and bundles of them where they can be.
 pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -> usize {
-    let page_slots = side.page_slots();
-    let limit = first + (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
-    let boundary = limit / page_slots * page_slots;
-    (if boundary > first { boundary } else { limit }).min(end)
+    let (page_slots, bundle) = (side.page_slots(), QUAD * side.page_slots());
+    let slots = (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
+    let slots = if bundle <= CHUNK { slots.max(bundle) / bundle * bundle } else { slots };
+    let boundary = (first + slots) / page_slots * page_slots;
+    (if boundary > first { boundary } else { first + slots }).min(end)
 }
 
 /// Turns each row's `count` scores into weights `2^(score − max)` under its new maximum, and brings

@@ -9,7 +9,7 @@ use crate::{
     cache::{Capacity, KvSequence},
     cli::{error::CliError, output::table, progress, setup::Loaded},
     engine::eval::{Continuation, Quality},
-    evict::{Budget, ScorerKind},
+    evict::ScorerKind,
     report::{Bytes, MemoryReport},
 };
 
@@ -41,10 +41,12 @@ pub(super) struct Rate {
 impl Demo {
     pub(super) fn compare_rates(&self, loaded: &Loaded, tokens: &[u32]) -> Result<Rates, CliError> {
         let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
-        let span = self.context + self.following + 1;
+        let context = self.context.saturating_add(1);
+        let span = context.saturating_add(self.following);
         let tokens = &tokens[..tokens.len().min(span)];
-        let following = tokens.len().saturating_sub(self.context + 1);
-        let work = self.context + (self.ratios.len() + 1) * (following + self.generate);
+        let following = tokens.len().saturating_sub(context);
+        let each = following.saturating_add(self.generate);
+        let work = each.saturating_mul(self.ratios.len() + 1).saturating_add(self.context);
         let bar = progress::bar("one context, every rate", "tokens", work);
         let start = Instant::now();
         let scorer = self.protect.scorer(ScorerKind::KvCompress)?;
@@ -57,8 +59,7 @@ impl Demo {
         let full = window.full();
         let mut rows = Vec::with_capacity(self.ratios.len());
         for &ratio in &self.ratios {
-            let compression =
-                self.protect.compression(ScorerKind::KvCompress, Budget::Ratio(ratio))?;
+            let compression = self.compression(ratio)?;
             let (fork, done) = window.compressed(&compression)?;
             let slots = slots(&fork);
             // The fork's own memory: without the context that it was forked from.

@@ -10,9 +10,8 @@ use crate::{
     cli::{error::CliError, output::table, progress, setup::Loaded},
     engine::{
         EngineError, Strategy,
-        serve::{CompressionPlan, Request, Scheduler, ServeOptions, ServeStats},
+        serve::{CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats},
     },
-    evict::{Budget, ScorerKind},
     report::Bytes,
 };
 
@@ -42,61 +41,54 @@ pub(super) struct Run {
     pub stats: ServeStats,
 }
 
+/// The same requests, waiting for two caches of the same memory.
+pub(super) struct Comparison<'a> {
+    demo: &'a Demo,
+    plain: Scheduler<'a>,
+    compressed: Scheduler<'a>,
+}
+
 impl Demo {
-    pub(super) fn compare_serving(
-        &self,
-        loaded: &Loaded,
+    /// Submits everything, so that what cannot be served is refused before anything runs.
+    pub(super) fn prepare_serving<'a>(
+        &'a self,
+        loaded: &'a Loaded,
         tokens: &[u32],
-    ) -> Result<Serving, CliError> {
-        if self.requests == 0 || tokens.len() < self.request_tokens {
+    ) -> Result<Comparison<'a>, CliError> {
+        if tokens.len() < self.request_tokens {
             let (found, needed) = (tokens.len(), self.request_tokens);
             return Err(EngineError::TextTooShort { found, needed }.into());
         }
-        let tokens_each = self.request_tokens + self.request_generate;
-        // Memory for two requests at full length, and a little room to grow.
-        let shape = loaded.model.shape();
-        let config = self.pages.config(shape, Capacity::Tokens(2 * tokens_each + tokens_each / 4));
         let compression = CompressionPlan {
-            compression: self
-                .protect
-                .compression(ScorerKind::KvCompress, Budget::Ratio(self.serve_ratio))?,
+            compression: self.compression(self.serve_ratio)?,
             between_chunks: true,
             every: Some(16),
         };
-        let page_bytes = config.page_bytes()?;
-        let run = |name, compression| {
-            let cache = KvCache::new(&config)?;
-            self.serve(loaded, tokens, name, cache, compression)
-        };
-        let pages = KvCache::new(&config)?.stats().total;
-        let plain = run("serving, uncompressed", None)?;
-        let compressed = run("serving, compressed", Some(compression))?;
-        Ok(Serving {
-            requests: self.requests,
-            prompt_tokens: self.request_tokens,
-            generated_tokens: self.request_generate,
-            pages,
-            page_bytes,
-            ratio: self.serve_ratio,
-            plain,
-            compressed,
+        Ok(Comparison {
+            demo: self,
+            plain: self.scheduler(loaded, tokens, None)?,
+            compressed: self.scheduler(loaded, tokens, Some(compression))?,
         })
     }
 
-    fn serve(
+    fn scheduler<'a>(
         &self,
-        loaded: &Loaded,
+        loaded: &'a Loaded,
         tokens: &[u32],
-        name: &str,
-        cache: KvCache,
         compression: Option<CompressionPlan>,
-    ) -> Result<Run, CliError> {
+    ) -> Result<Scheduler<'a>, CliError> {
+        let (model, spare) = (&loaded.model, tokens.len() - self.request_tokens);
+        // A request longer than the context is refused below; until then it is no size of memory.
+        let tokens_each = self.request_tokens.saturating_add(self.request_generate);
+        let tokens_each = tokens_each.min(model.config().context);
+        // Memory for two requests at full length, and a little room to grow.
+        let capacity = Capacity::Tokens(2 * tokens_each + tokens_each / 4);
+        let cache = KvCache::new(&self.pages.config(model.shape(), capacity))?;
         let options = ServeOptions { compression, ..ServeOptions::default() };
-        let mut scheduler = Scheduler::new(&loaded.model, cache, options)?;
-        let spare = tokens.len() - self.request_tokens;
+        let mut scheduler = Scheduler::new(model, cache, options)?;
         for request in 0..self.requests {
             // Stretches of the text, evenly spread.
-            let start = spare * request / self.requests;
+            let start = spare.saturating_mul(request) / self.requests;
             scheduler.submit(Request {
                 prompt: tokens[start..start + self.request_tokens].to_vec(),
                 max_new_tokens: self.request_generate,
@@ -105,12 +97,43 @@ impl Demo {
                 stop: Vec::new(),
             })?;
         }
-        let bar = progress::bar(name, "tokens", self.requests * self.request_generate);
+        Ok(scheduler)
+    }
+}
+
+impl Comparison<'_> {
+    /// Serves them all, first without compression, then with.
+    pub fn run(self) -> Result<Serving, CliError> {
+        let Self { demo, plain, compressed } = self;
+        let pages = plain.cache().stats().total;
+        let page_bytes = plain.cache().layouts().of(0).page_bytes;
+        Ok(Serving {
+            requests: demo.requests,
+            prompt_tokens: demo.request_tokens,
+            generated_tokens: demo.request_generate,
+            pages,
+            page_bytes,
+            ratio: demo.serve_ratio,
+            plain: demo.serve("serving, uncompressed", plain)?,
+            compressed: demo.serve("serving, compressed", compressed)?,
+        })
+    }
+}
+
+impl Demo {
+    fn serve(&self, name: &str, mut scheduler: Scheduler<'_>) -> Result<Run, CliError> {
+        let tokens = self.requests.saturating_mul(self.request_generate);
+        let bar = progress::bar(name, "tokens", tokens);
         let start = Instant::now();
         let (mut decode_seconds, mut decoded, mut decode_steps) = (0.0, 0, 0);
         while !scheduler.is_idle() {
             let (before, began) = (scheduler.stats(), Instant::now());
-            scheduler.step()?;
+            let progress = scheduler.step()?;
+            for completion in progress.completed {
+                if let Finish::Failed(error) = completion.finish {
+                    return Err(CliError::Request(error));
+                }
+            }
             let stats = scheduler.stats();
             let drawn = stats.generated_tokens - before.generated_tokens;
             bar.inc(drawn as u64);

@@ -6,9 +6,9 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::{
-    cache::Capacity,
+    cache::{Capacity, Compression},
     cli::{
-        args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs},
+        args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs, above_zero},
         error::CliError,
         output::{print, table},
         progress,
@@ -70,6 +70,13 @@ struct Measured {
     rows: Vec<Row>,
 }
 
+/// One way of compressing.
+struct Way {
+    policy: ScorerKind,
+    ratio: f64,
+    compression: Compression,
+}
+
 /// One way of compressing, over all windows.
 #[derive(Clone, Serialize)]
 struct Row {
@@ -85,21 +92,24 @@ struct Row {
 impl Continuation {
     pub fn run(self) -> Result<(), CliError> {
         self.json.check()?;
+        above_zero([
+            ("--windows", self.windows),
+            ("--context", self.context),
+            ("--following", self.following),
+            ("--chunk", self.chunk),
+        ])?;
+        let ways = self.ways()?;
         let text = read_text(&self.text)?;
         let loaded = self.model.load()?;
         let tokens = loaded.tokenizer.encode_prompt(&text)?;
         // The last token fed needs one more to predict.
-        let span = self.context + self.following;
-        let starts = (0..tokens.len()).step_by(span.max(1));
-        let starts: Vec<usize> =
-            starts.filter(|start| start + span < tokens.len()).take(self.windows).collect();
+        let span = self.context.saturating_add(self.following);
+        let starts = (0..tokens.len().saturating_sub(span)).step_by(span);
+        let starts: Vec<usize> = starts.take(self.windows).collect();
         if starts.is_empty() {
-            let (found, needed) = (tokens.len(), span + 1);
+            let (found, needed) = (tokens.len(), span.saturating_add(1));
             return Err(EngineError::TextTooShort { found, needed }.into());
         }
-        let ways: Vec<(ScorerKind, f64)> = (self.policies.iter())
-            .flat_map(|&policy| self.ratios.iter().map(move |&ratio| (policy, ratio)))
-            .collect();
         let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
         let work = starts.len() * (self.context + (ways.len() + 1) * self.following);
         let bar = progress::bar("continuation", "tokens", work);
@@ -114,9 +124,8 @@ impl Continuation {
                 eval::Continuation::new(model, &config, window, context, self.chunk, scorer, each)?;
             full.add(&window.full());
             bar.inc(self.following as u64);
-            for (&(policy, ratio), sum) in ways.iter().zip(&mut sums) {
-                let compression = self.protect.compression(policy, Budget::Ratio(ratio))?;
-                sum.add(&window.measure(&compression)?);
+            for (way, sum) in ways.iter().zip(&mut sums) {
+                sum.add(&window.measure(&way.compression)?);
                 bar.inc(self.following as u64);
             }
         }
@@ -124,8 +133,8 @@ impl Continuation {
 
         let full = full.mean();
         let mut rows = vec![row(None, 1.0, full, full)];
-        for (&(policy, ratio), sum) in ways.iter().zip(&sums) {
-            rows.push(row(Some(policy), ratio, sum.mean(), full));
+        for (way, sum) in ways.iter().zip(&sums) {
+            rows.push(row(Some(way.policy), way.ratio, sum.mean(), full));
         }
         print(self.table(&rows))?;
         self.json.write(&Measured {
@@ -136,6 +145,18 @@ impl Continuation {
             windows: starts.len(),
             rows,
         })
+    }
+
+    /// Every policy at every ratio.
+    fn ways(&self) -> Result<Vec<Way>, CliError> {
+        let pairs = (self.policies.iter())
+            .flat_map(|&policy| self.ratios.iter().map(move |&ratio| (policy, ratio)));
+        pairs
+            .map(|(policy, ratio)| {
+                let compression = self.protect.compression(policy, Budget::Ratio(ratio))?;
+                Ok(Way { policy, ratio, compression })
+            })
+            .collect()
     }
 
     fn table(&self, rows: &[Row]) -> String {

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::{
     cache::Capacity,
     cli::{
-        args::{JsonArgs, ModelArgs, PageArgs},
+        args::{JsonArgs, ModelArgs, PageArgs, above_zero},
         error::CliError,
         output::print,
         progress,
@@ -56,6 +56,15 @@ struct Measured {
 impl Perplexity {
     pub fn run(self) -> Result<(), CliError> {
         self.json.check()?;
+        above_zero([
+            ("--windows", self.windows),
+            ("--context", self.context),
+            ("--chunk", self.chunk),
+        ])?;
+        if self.context == 1 {
+            let reason = "--context 1 leaves nothing to predict: a window's first token is given";
+            return Err(CliError::Usage(reason.into()));
+        }
         let text = read_text(&self.text)?;
         let text = self.chars.map_or(text.as_str(), |chars| first_chars(&text, chars));
         let loaded = self.model.load()?;
@@ -66,7 +75,7 @@ impl Perplexity {
             chunk: self.chunk,
             cache: self.pages.config(loaded.model.shape(), Capacity::Tokens(0)),
         };
-        let windows = self.windows.min(tokens.len() / self.context.max(1));
+        let windows = self.windows.min(tokens.len() / self.context);
         let bar = progress::bar("perplexity", "tokens", windows * self.context);
         let each = |done| bar.inc(done as u64);
         let result = perplexity(&loaded.model, &tokens, &options, each)?;

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::{
     cache::{CacheConfig, Capacity, Compressed, Compression, KvCache, KvSequence},
-    engine::{EngineError, LogitRows, Logits, Model, log_softmax, prefill},
+    engine::{EngineError, LogitRows, Logits, Model, PerplexityError, log_softmax, prefill},
     evict::Scorer,
 };
 
@@ -65,13 +65,14 @@ impl<'m> Continuation<'m> {
         scorer: Arc<dyn Scorer>,
         mut progress: impl FnMut(usize),
     ) -> Result<Self, EngineError> {
-        let needed = context + 2;
+        let needed = context.saturating_add(2);
         if context == 0 || tokens.len() < needed {
             return Err(EngineError::TextTooShort { found: tokens.len(), needed });
         }
         // A fork shares the context until it compresses; then it copies at most what it keeps. The
         // full continuation and one fork are the most that live at once.
-        let capacity = Capacity::Tokens(2 * tokens.len() + 2 * config.block_tokens);
+        let room = tokens.len().saturating_add(config.block_tokens).saturating_mul(2);
+        let capacity = Capacity::Tokens(room);
         let mut cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
         let mut sequence = cache.sequence();
         sequence.observe(scorer);
@@ -187,8 +188,11 @@ impl<'m> Continuation<'m> {
         drop(fork);
         self.cache.settle();
         let targets = &self.following[1..];
-        let likelihood = rows.iter().zip(targets).map(|(row, &next)| -row[next as usize]);
-        let nll = likelihood.sum::<f64>() / rows.len() as f64;
+        let losses = rows.iter().zip(targets).map(|(row, &token)| {
+            let unknown = PerplexityError::TokenId { token, vocab: row.len() };
+            row.get(token as usize).map(|log| -log).ok_or(unknown)
+        });
+        let nll = losses.sum::<Result<f64, _>>()? / rows.len() as f64;
         let tokens = rows.len();
         Ok((Quality { nll, tokens, pages, slots, bytes, ..Quality::default() }, rows))
     }

@@ -1,6 +1,6 @@
 //! A request on its way.
 
-use super::{Finish, Request, RequestId};
+use super::{Completion, Finish, Request, RequestId};
 use crate::{
     cache::KvSequence,
     engine::{EngineError, Sampler, prefill},
@@ -62,6 +62,12 @@ impl Job {
     pub fn preempt(&mut self) {
         self.sequence = None;
         self.preemptions += 1;
+    }
+
+    /// Ends; the pages go with the sequence.
+    pub fn end(self, finish: Finish) -> Completion {
+        let tokens = self.generated().to_vec();
+        Completion { id: self.id, tokens, finish, preemptions: self.preemptions }
     }
 
     /// Whether the prefill is over.

@@ -3,7 +3,7 @@
 //! Each step prefills one chunk of the oldest sequence that still has prompt left, and decodes one
 //! token of every other running sequence, in one forward pass. Compression runs between prefill
 //! chunks, after the prefill, every few tokens while decoding, and when an append would otherwise
-//! preempt. A sequence that must make way is recomputed later.
+//! preempt. A sequence that must make way is recomputed later; a request that cannot go on ends alone.
 
 mod job;
 mod request;

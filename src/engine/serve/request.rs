@@ -1,8 +1,13 @@
 //! What is asked of the scheduler, and what comes back.
 
-use serde::Serialize;
+use std::sync::Arc;
 
-use crate::{cache::Compression, engine::Strategy};
+use serde::{Serialize, Serializer};
+
+use crate::{
+    cache::Compression,
+    engine::{EngineError, Strategy},
+};
 
 /// How the scheduler works.
 #[derive(Clone, Debug)]
@@ -27,7 +32,9 @@ impl Default for ServeOptions {
 /// When to compress, and how.
 #[derive(Clone, Debug)]
 pub struct CompressionPlan {
-    /// Scorer, policy and budget. The budget of a prefill is that of the whole prompt.
+    /// Scorer, policy and budget. The budget of a prefill is that of the whole prompt. A sequence too
+    /// short for a ratio keeps its sinks, window and floor; a ratio that no sequence within the model's
+    /// context is long enough for is refused.
     pub compression: Compression,
     /// Evict after each prefill chunk rather than only after the last: the uncompressed prompt never
     /// has to fit, but early tokens are judged by early queries.
@@ -56,21 +63,29 @@ pub struct Request {
 pub struct RequestId(pub u64);
 
 /// Why a generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Finish {
     /// A stop token came.
     Stop,
     /// All tokens asked for are there.
     Length,
+    /// It was [cancelled](super::Scheduler::cancel).
+    Cancelled,
+    /// It could not go on.
+    Failed(#[serde(serialize_with = "in_words")] Arc<EngineError>),
 }
 
-/// A request that is done.
+fn in_words<S: Serializer>(error: &EngineError, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(error)
+}
+
+/// A request that is done, or failed.
 #[derive(Clone, Debug)]
 pub struct Completion {
     /// Which one.
     pub id: RequestId,
-    /// The generated tokens, without the stop token.
+    /// The tokens generated until then, without the stop token.
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,

@@ -1,15 +1,17 @@
 //! The scheduler: who runs, who waits, who makes way.
 
+mod budget;
+mod room;
+
 use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Completion, CompressionPlan, Finish, Request, RequestId, ServeOptions, job::Job};
+use super::{Completion, Finish, Request, RequestId, ServeOptions, job::Job};
 use crate::{
-    cache::{CacheError, Compression, KvCache, KvSequence},
+    cache::{CacheError, KvCache, KvSequence},
     engine::{EngineError, LogitRows, Logits, Model, Span},
-    evict::{Budget, HeadExtent},
-    plan::{Admission, PlanError, PoolError},
+    plan::{Admission, PlanError},
 };
 
 /// What a scheduler has done so far.
@@ -36,7 +38,7 @@ pub struct ServeStats {
 pub struct Progress {
     /// Tokens generated, with their requests.
     pub tokens: Vec<(RequestId, u32)>,
-    /// Requests that are done.
+    /// Requests that are done, or failed.
     pub completed: Vec<Completion>,
 }
 
@@ -49,6 +51,8 @@ pub struct Scheduler<'m> {
     waiting: VecDeque<Job>,
     /// In the order of their admission.
     running: Vec<Job>,
+    /// Requests that ended in a step which then failed: the next step reports them.
+    unreported: Vec<Completion>,
     next_id: u64,
     stats: ServeStats,
 }
@@ -73,6 +77,7 @@ impl<'m> Scheduler<'m> {
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
+            unreported: Vec::new(),
             next_id: 0,
             stats: ServeStats::default(),
         })
@@ -92,8 +97,9 @@ impl<'m> Scheduler<'m> {
             return Err(EngineError::ContextExceeded { needed, context });
         }
         let id = RequestId(self.next_id);
+        self.check_budget(needed)?;
         let mut job = Job::new(id, request)?;
-        job.prefill_target = self.prefill_target(job.tokens.len())?;
+        job.prefill_target = self.target_pages(job.tokens.len())?;
         let pages = self.peak_pages(&job);
         if let Admission::Never { needed, total } = self.cache.manager().admission(pages, 0) {
             return Err(CacheError::from(PlanError::NeverFits { needed, total }).into());
@@ -103,9 +109,25 @@ impl<'m> Scheduler<'m> {
         Ok(id)
     }
 
-    /// Whether every request is done.
+    /// Takes a request out, whether it runs or waits, and frees its pages. `None` when there is none of
+    /// that name, or none any more.
+    pub fn cancel(&mut self, id: RequestId) -> Option<Completion> {
+        let running = self.running.iter().position(|job| job.id == id);
+        let job = match running {
+            Some(index) => self.running.remove(index),
+            None => {
+                let waiting = self.waiting.iter().position(|job| job.id == id)?;
+                self.waiting.remove(waiting)?
+            }
+        };
+        let completion = job.end(Finish::Cancelled);
+        self.cache.settle();
+        Some(completion)
+    }
+
+    /// Whether every request is done, and was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty()
+        self.waiting.is_empty() && self.running.is_empty() && self.unreported.is_empty()
     }
 
     /// What has been done so far.
@@ -123,7 +145,7 @@ impl<'m> Scheduler<'m> {
         self.running.iter().filter_map(|job| job.sequence.as_ref())
     }
 
-    /// Runs until every request is done.
+    /// Runs until every request is done, or failed; each step's [`Progress`] goes to `each`.
     pub fn run(&mut self, mut each: impl FnMut(&Progress)) -> Result<(), EngineError> {
         while !self.is_idle() {
             each(&self.step()?);
@@ -131,29 +153,51 @@ impl<'m> Scheduler<'m> {
         Ok(())
     }
 
-    /// One forward pass over what runs now. An error leaves every page accounted for; the requests
-    /// stay, and the step can be tried again.
+    /// One forward pass over what runs now.
+    ///
+    /// What goes wrong with one request ends that request, as [`Finish::Failed`] among the completed,
+    /// and the others go on.
+    ///
+    /// # Errors
+    /// The forward pass fails, and with no request alone. Nothing was appended: the requests stay, and
+    /// the step can be tried again.
     pub fn step(&mut self) -> Result<Progress, EngineError> {
-        self.admit()?;
-        let mut progress = Progress::default();
-        if self.running.is_empty() {
-            return Ok(progress);
-        }
+        let completed = std::mem::take(&mut self.unreported);
+        let mut progress = Progress { completed, ..Progress::default() };
+        self.admit(&mut progress);
         let (members, rows) = loop {
             let members = self.members();
-            match self.forward(&members) {
+            if members.is_empty() {
+                return Ok(progress);
+            }
+            match self.forward(&members, Keep::Tokens) {
                 Ok(rows) => break (members, rows),
-                Err(EngineError::Cache(error)) if is_full(&error) => self.make_room(error)?,
-                Err(error) => return Err(error),
+                Err(EngineError::Cache(error)) if room::is_full(&error) => {
+                    self.make_room(error, &mut progress);
+                }
+                Err(error) => {
+                    if let Err(error) = self.fail_offenders(&members, error, &mut progress) {
+                        self.unreported = progress.completed;
+                        return Err(error);
+                    }
+                }
             }
         };
         self.stats.steps += 1;
-        self.stats.peak_running = self.stats.peak_running.max(self.running.len());
+        let holding = self.running.iter().filter(|job| job.cached() > 0).count();
+        self.stats.peak_running = self.stats.peak_running.max(holding);
         self.stats.peak_pages = self.stats.peak_pages.max(self.cache.stats().held);
-        for &(index, tokens) in &members {
-            self.after_append(index, tokens)?;
+        let mut ended = Vec::new();
+        for (span, &(index, tokens)) in members.iter().enumerate() {
+            let advanced = self
+                .after_append(index, tokens)
+                .and_then(|()| self.draw(index, rows.last_of(span), &mut progress));
+            match advanced {
+                Ok(finish) => ended.extend(finish.map(|finish| (index, finish))),
+                Err(error) => ended.push((index, Finish::Failed(Arc::new(error)))),
+            }
         }
-        self.draw(&members, &rows, &mut progress)?;
+        self.end(ended, &mut progress);
         Ok(progress)
     }
 
@@ -167,7 +211,11 @@ impl<'m> Scheduler<'m> {
             .collect()
     }
 
-    fn forward(&mut self, members: &[(usize, usize)]) -> Result<LogitRows, EngineError> {
+    fn forward(
+        &mut self,
+        members: &[(usize, usize)],
+        keep: Keep,
+    ) -> Result<LogitRows, EngineError> {
         let mut spans = Vec::with_capacity(members.len());
         let mut sequences = Vec::with_capacity(members.len());
         let mut wanted = members.iter().peekable();
@@ -186,8 +234,35 @@ impl<'m> Scheduler<'m> {
         }
         let mut step = self.cache.step(sequences)?;
         let rows = self.model.forward(&spans, &mut step)?;
-        step.commit()?;
+        match keep {
+            Keep::Tokens => step.commit()?,
+            Keep::Nothing => drop(step),
+        }
         Ok(rows)
+    }
+
+    /// After a pass that failed with `error`: runs each member alone, and ends those that fail there
+    /// too. Passes it on when there is none. Nothing is appended, but attention that these passes paid
+    /// counts again in the scores of those that decode.
+    fn fail_offenders(
+        &mut self,
+        members: &[(usize, usize)],
+        error: EngineError,
+        progress: &mut Progress,
+    ) -> Result<(), EngineError> {
+        let mut ended = Vec::new();
+        for member in members {
+            match self.forward(std::slice::from_ref(member), Keep::Nothing) {
+                Ok(_) => {}
+                Err(EngineError::Cache(error)) if room::is_full(&error) => {}
+                Err(error) => ended.push((member.0, Finish::Failed(Arc::new(error)))),
+            }
+        }
+        if ended.is_empty() {
+            return Err(error);
+        }
+        self.end(ended, progress);
+        Ok(())
     }
 
     /// Counts what was appended and compresses where the plan says so.
@@ -204,159 +279,47 @@ impl<'m> Scheduler<'m> {
             job.since_compression += 1;
             plan.every.is_some_and(|every| job.since_compression >= every)
         };
-        if due {
-            let budget = match job.prefill_target {
-                Some(pages) if prefilled => Budget::Pages(pages),
-                _ => plan.compression.budget,
-            };
-            let compression = Compression { budget, ..plan.compression.clone() };
-            let Some(sequence) = &mut job.sequence else { return Ok(()) };
-            let done = self.cache.compress(sequence, &compression)?;
-            self.stats.pages_evicted += done.pages_freed;
-            job.since_compression = 0;
+        if !due {
+            return Ok(());
         }
-        Ok(())
+        let prefill_target = job.prefill_target.filter(|_| prefilled);
+        self.compress(index, prefill_target).map(drop)
     }
 
-    /// Draws a token for every member whose last token was run.
+    /// Draws a token from the logits after a member's last token, if that was run.
     fn draw(
         &mut self,
-        members: &[(usize, usize)],
-        rows: &LogitRows,
+        index: usize,
+        logits: Option<&[f32]>,
         progress: &mut Progress,
-    ) -> Result<(), EngineError> {
-        let mut finished = Vec::new();
-        for (span, &(index, _)) in members.iter().enumerate() {
-            let Some(logits) = rows.last_of(span) else { continue };
-            let job = &mut self.running[index];
-            let token = job.sampler.sample(logits)?;
-            self.stats.generated_tokens += 1;
-            let finish = job.accept(token);
-            if finish != Some(Finish::Stop) {
-                progress.tokens.push((job.id, token));
-            }
-            finished.extend(finish.map(|finish| (index, finish)));
+    ) -> Result<Option<Finish>, EngineError> {
+        let Some(logits) = logits else { return Ok(None) };
+        let job = &mut self.running[index];
+        let token = job.sampler.sample(logits)?;
+        self.stats.generated_tokens += 1;
+        let finish = job.accept(token);
+        if !matches!(finish, Some(Finish::Stop)) {
+            progress.tokens.push((job.id, token));
         }
-        for &(index, finish) in finished.iter().rev() {
-            let job = self.running.remove(index);
-            let (id, preemptions) = (job.id, job.preemptions);
-            let tokens = job.generated().to_vec();
-            progress.completed.push(Completion { id, tokens, finish, preemptions });
+        Ok(finish)
+    }
+
+    /// Takes running jobs out, given in their order, and frees their pages.
+    fn end(&mut self, ended: Vec<(usize, Finish)>, progress: &mut Progress) {
+        let first = progress.completed.len();
+        for (index, finish) in ended.into_iter().rev() {
+            progress.completed.push(self.running.remove(index).end(finish));
         }
-        progress.completed.reverse();
+        progress.completed[first..].reverse();
         self.cache.settle();
-        Ok(())
-    }
-
-    /// Starts waiting jobs, oldest first, as long as their pages fit beside the watermark.
-    fn admit(&mut self) -> Result<(), EngineError> {
-        while self.running.len() < self.options.max_running {
-            let Some(job) = self.waiting.front() else { break };
-            let reserved = if self.running.is_empty() {
-                0
-            } else {
-                let watermark = self.options.watermark * self.cache.stats().total as f64;
-                watermark as usize + self.running.iter().map(|job| self.growth(job)).sum::<usize>()
-            };
-            match self.cache.manager().admission(self.peak_pages(job), reserved) {
-                Admission::Now => {}
-                Admission::Later { .. } => break,
-                Admission::Never { needed, total } => {
-                    self.waiting.pop_front();
-                    return Err(CacheError::from(PlanError::NeverFits { needed, total }).into());
-                }
-            }
-            let Some(mut job) = self.waiting.pop_front() else { break };
-            let mut sequence = self.cache.sequence();
-            if let Some(plan) = &self.options.compression {
-                sequence.observe(Arc::clone(&plan.compression.scorer));
-                job.prefill_target = self.prefill_target(job.tokens.len())?;
-            }
-            job.start(sequence);
-            self.running.push(job);
-        }
-        Ok(())
-    }
-
-    /// Pages that a running job's prefill will still take.
-    fn growth(&self, job: &Job) -> usize {
-        let held = job.sequence.as_ref().map_or(0, |s| s.tables().pages());
-        if job.is_decoding() { 0 } else { self.peak_pages(job).saturating_sub(held) }
-    }
-
-    /// Pages that a prompt of `tokens` tokens may hold once it is cached and compressed.
-    fn prefill_target(&self, tokens: usize) -> Result<Option<usize>, EngineError> {
-        let Some(CompressionPlan { compression, .. }) = &self.options.compression else {
-            return Ok(None);
-        };
-        let plan = self.cache.table_plan();
-        let extents: Vec<HeadExtent> = (0..plan.heads())
-            .map(|head| HeadExtent { slots: tokens, slots_per_page: plan.slots_per_page(head) })
-            .collect();
-        let Compression { policy, budget, .. } = compression;
-        let target = budget.target_pages(&extents, tokens, policy).map_err(CacheError::from)?;
-        let full = plan.pages_for(tokens);
-        let floor = plan.pages_for(policy.floor().min(tokens));
-        if target < floor {
-            let (asked, possible) = (full - target, full - floor);
-            let infeasible =
-                crate::evict::EvictError::Infeasible { asked, possible, held: full, floor };
-            return Err(CacheError::from(infeasible).into());
-        }
-        Ok(Some(target.min(full)))
-    }
-
-    /// The most pages that a job holds until its first token is drawn.
-    fn peak_pages(&self, job: &Job) -> usize {
-        let plan = self.cache.table_plan();
-        let tokens = job.tokens.len();
-        let full = plan.pages_for(tokens + 1);
-        match (&self.options.compression, job.prefill_target) {
-            (Some(compression), Some(target)) if compression.between_chunks => {
-                let chunk = tokens.div_ceil(tokens.div_ceil(self.options.chunk));
-                full.min(target + plan.pages_for(chunk) + plan.heads())
-            }
-            _ => full,
-        }
-    }
-
-    /// Makes room for a step that did not fit: compresses what runs, or sends the youngest away.
-    fn make_room(&mut self, full: CacheError) -> Result<(), EngineError> {
-        if let Some(CompressionPlan { compression, .. }) = &self.options.compression {
-            let mut freed = 0;
-            for job in &mut self.running {
-                let decoding = job.is_decoding();
-                if let Some(sequence) = job.sequence.as_mut().filter(|_| decoding) {
-                    freed += self.cache.compress(sequence, compression)?.pages_freed;
-                    job.since_compression = 0;
-                }
-            }
-            self.stats.pages_evicted += freed;
-            if freed > 0 {
-                return Ok(());
-            }
-        }
-        if self.running.len() <= 1 {
-            // Nobody else holds anything: the pool is too small for this one request.
-            self.running.clear();
-            self.cache.settle();
-            return Err(full.into());
-        }
-        if let Some(mut job) = self.running.pop() {
-            job.preempt();
-            self.stats.preemptions += 1;
-            self.waiting.push_front(job);
-            self.cache.settle();
-        }
-        Ok(())
     }
 }
 
-fn is_full(error: &CacheError) -> bool {
-    matches!(
-        error,
-        CacheError::Plan(
-            PlanError::Pool(PoolError::OutOfPages { .. }) | PlanError::NeverFits { .. }
-        )
-    )
+/// What is left of a forward pass.
+#[derive(Clone, Copy)]
+enum Keep {
+    /// The tokens that it appended.
+    Tokens,
+    /// Nothing: it was a trial.
+    Nothing,
 }

@@ -6,7 +6,8 @@ use crate::evict::EvictError;
 
 /// How much a key differs from the others (KeyDiff, arXiv 2504.15364): 1 − cos(k, m), m the mean of
 /// the head's normalised keys; from 0 to 2. Similar keys are redundant, so dissimilar ones stay.
-/// A zero key, and every key when the mean is zero, scores 1.
+/// A zero key (or one so short that single precision has no inverse of its norm), and every key when
+/// the mean is zero, scores 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeyDiff;
 
@@ -45,7 +46,8 @@ impl Scorer for KeyDiff {
     }
 }
 
-/// A zero key has no direction.
+/// A zero key has no direction, and one whose inverse norm overflows has none that matters.
 fn inverse_or_zero(norm: f64) -> f32 {
-    if norm > 0.0 { (1.0 / norm) as f32 } else { 0.0 }
+    let inverse = (1.0 / norm) as f32;
+    if inverse.is_finite() { inverse } else { 0.0 }
 }

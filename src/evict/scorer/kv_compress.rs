@@ -1,5 +1,7 @@
 //! The score of KV-Compress.
 
+use std::any::Any;
+
 use super::{HeadContext, Needs, Scorer};
 use crate::base::Positions;
 use crate::evict::EvictError;
@@ -22,8 +24,11 @@ impl KvCompress {
     /// positions (1 does not pool).
     ///
     /// # Errors
-    /// An even `kernel`.
+    /// A `window` of no query; an even `kernel`.
     pub fn new(window: usize, kernel: usize) -> Result<Self, EvictError> {
+        if window == 0 {
+            return Err(EvictError::NoQueries);
+        }
         if kernel.is_multiple_of(2) {
             return Err(EvictError::Kernel(kernel));
         }
@@ -35,8 +40,8 @@ impl KvCompress {
         Self { window: 32, kernel: 7, skip: 0 }
     }
 
-    /// Does not count what a query pays to the newest `skip` slots it sees, and weighs every slot as if
-    /// all queries of the window had seen it from farther away. The queries to come will.
+    /// Does not count what a query pays to the last `skip` slots it sees, and weighs every slot as if
+    /// all queries that were looked at had seen it from farther away. The queries to come will.
     ///
     /// The paper counts everything. With a wide window that rewards the newest tokens for attention
     /// that they get only from their neighbours.
@@ -55,15 +60,17 @@ impl KvCompress {
 }
 
 impl KvCompress {
-    /// Makes up for the queries of the window that were too near to count.
+    /// Makes up for the queries that were too near to count. Like the attention, it goes by slots: the
+    /// queries' own tokens are the last ones in any head, but its other slots may have lost their order.
     fn weigh(&self, ctx: &HeadContext<'_>, out: &mut [f32]) {
         if self.skip == 0 {
             return;
         }
+        // A window longer than its chunk has no more queries than that.
+        let (queries, counted) = (ctx.queries.max(1), out.len().saturating_sub(self.skip));
         for (slot, score) in out.iter_mut().enumerate() {
-            let Some(position) = ctx.positions.get(slot) else { continue };
-            let later = ctx.logical_len.saturating_sub(self.skip + position as usize);
-            *score *= self.window as f32 / later.clamp(1, self.window) as f32;
+            let far = counted.saturating_sub(slot).clamp(1, queries);
+            *score *= queries as f32 / far as f32;
         }
     }
 }
@@ -90,6 +97,10 @@ impl Scorer for KvCompress {
         }
     }
 
+    fn is_like(&self, other: &dyn Scorer) -> bool {
+        (other as &dyn Any).downcast_ref::<Self>() == Some(self)
+    }
+
     fn score(&self, ctx: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError> {
         let slots = out.len();
         ctx.check_positions(slots)?;
@@ -101,7 +112,9 @@ impl Scorer for KvCompress {
         }
         out.fill(0.0);
         let order = position_order(ctx.positions, slots);
-        let margin = self.kernel / 2;
+        // A kernel that reaches beyond the last slot reaches all of them.
+        let margin = (self.kernel / 2).min(slots);
+        let kernel = 2 * margin + 1;
         // Zero is the identity of a maximum over squares: margins need no special case.
         let mut pooled = vec![0.0; slots + 2 * margin];
         for row in attention.chunks_exact(slots.max(1)) {
@@ -114,7 +127,7 @@ impl Scorer for KvCompress {
                     middle.iter_mut().zip(order).for_each(|(x, &slot)| *x = row[slot as usize]);
                 }
             }
-            max_ahead(&mut pooled, self.kernel);
+            max_ahead(&mut pooled, kernel);
             match &order {
                 None => out.iter_mut().zip(&pooled).for_each(|(sum, x)| *sum += x),
                 Some(order) => {

@@ -17,6 +17,8 @@ pub use kv_compress::KvCompress;
 pub use random::Random;
 pub use sinks_window::SinksWindow;
 
+use std::any::Any;
+
 use super::EvictError;
 use super::score::first_unlike;
 use crate::base::Positions;
@@ -27,9 +29,10 @@ pub struct Needs {
     /// [`HeadContext::keys`].
     pub keys: bool,
     /// [`HeadContext::attention`] in [`Scorer::score`], summed over this many of the newest
-    /// queries.
+    /// queries, or over all that a chunk has if it has fewer.
     pub attention_window: Option<usize>,
-    /// Of these queries, attention to this many of the newest slots that each sees does not count.
+    /// Of these queries, attention to this many of the last slots that each sees does not count. Back to
+    /// the last compaction these are the newest tokens; the slots before it have no order.
     pub skip_newest: usize,
     /// [`HeadContext::attention`] in [`Scorer::increment`], at each decoding step.
     pub decode_attention: bool,
@@ -46,22 +49,32 @@ pub struct HeadContext<'a> {
     pub positions: Positions<'a>,
     /// Channels of a key.
     pub head_dim: usize,
-    /// Query heads that read this KV head.
+    /// Rows of attention: the query heads that read this KV head, or 1 where attention is summed over
+    /// them ([`Scorer::increment`]).
     pub group: usize,
+    /// Queries that the attention is of: the newest tokens of the sequence.
+    pub queries: usize,
     /// Decoded keys, `[slots][head_dim]`, as they are cached (after any rotary embedding).
     pub keys: Option<&'a [f32]>,
-    /// Squared attention probabilities, summed over queries but not over query heads:
-    /// `[group][slots]`.
+    /// Squared attention probabilities, summed over queries: `[group][slots]`.
     pub attention: Option<&'a [f32]>,
 }
 
 /// Gives every slot of a head a score; higher is kept longer.
-pub trait Scorer: Send + Sync {
+pub trait Scorer: Any + Send + Sync {
     /// What [`ScorerKind`] calls it.
     fn name(&self) -> &'static str;
 
     /// What it asks of the engine.
     fn needs(&self) -> Needs;
+
+    /// Whether scores that were collected for `self` are those that `other` would have collected: it is
+    /// the same scorer with the same settings. Only needed where an engine makes a scorer anew for each
+    /// compression; without it, no two objects are alike.
+    fn is_like(&self, other: &dyn Scorer) -> bool {
+        let _ = other;
+        false
+    }
 
     /// Scores all slots of a head: `out` has one value per slot.
     ///
@@ -70,7 +83,8 @@ pub trait Scorer: Send + Sync {
     fn score(&self, ctx: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError>;
 
     /// What one decoding step adds to the score of each slot, to be given to
-    /// [`accumulate`](super::accumulate), if [`Needs::decode_attention`]. A new slot starts at 0.
+    /// [`accumulate`](super::accumulate), if [`Needs::decode_attention`]. A new slot starts at 0. The
+    /// attention is that of one query token, summed over the query heads: [`HeadContext::group`] is 1.
     ///
     /// # Errors
     /// As [`score`](Self::score); the scorer does not accumulate.

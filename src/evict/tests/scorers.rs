@@ -14,6 +14,7 @@ fn context(slots: usize) -> HeadContext<'static> {
         positions: Positions::Identity,
         head_dim: 4,
         group: 2,
+        queries: 1,
         keys: None,
         attention: None,
     }
@@ -261,6 +262,7 @@ fn scores_from_afar_make_up_for_queries_that_were_too_near() {
         positions: Positions::Identity,
         head_dim: 16,
         group: 1,
+        queries: 4,
         keys: None,
         attention: Some(&[1.0; 12]),
     };
@@ -269,4 +271,53 @@ fn scores_from_afar_make_up_for_queries_that_were_too_near() {
     let (near, far) = ([4.0 / 3.0, 2.0, 4.0, 4.0, 4.0], [1.0; 7]);
     assert_eq!(scores[..7], far);
     assert_eq!(scores[7..], near);
+    // After a compaction attention still goes by slots, whatever they hold.
+    let positions: Vec<u32> = (20..32).rev().collect();
+    let positions = Positions::Explicit(&positions);
+    scorer.score(&HeadContext { logical_len: 40, positions, ..context }, &mut scores).unwrap();
+    assert_eq!(scores[..7], far);
+    assert_eq!(scores[7..], near);
+}
+
+/// A prompt of 300 in chunks of 150: the last chunk has fewer queries than the window of 256, and a slot
+/// that all of them saw from afar weighs 1.
+#[test]
+fn a_chunk_shorter_than_the_window_counts_its_own_queries() {
+    let attention = [1.0; 300];
+    let context =
+        HeadContext { group: 1, queries: 150, attention: Some(&attention), ..context(300) };
+    let scores = scores(&KvCompress::default(), &context, 300);
+    assert_eq!(scores[..119], [1.0; 119]);
+    assert_eq!(scores[119], 150.0 / 149.0);
+    assert_eq!(scores[267..], [150.0; 33]);
+}
+
+#[test]
+fn settings_of_any_size_are_refused_or_work() {
+    assert_eq!(KvCompress::new(0, 7), Err(EvictError::NoQueries));
+    let attention = [0.5, 0.0, 2.0];
+    let ctx = HeadContext { group: 1, attention: Some(&attention), ..context(3) };
+    for kernel in [7, 999_999_999_999, usize::MAX] {
+        let pooled = scores(&KvCompress::new(usize::MAX, kernel).unwrap(), &ctx, 3);
+        assert_eq!(pooled, [2.0; 3], "{kernel}");
+    }
+    let afar = KvCompress::new(usize::MAX, 1).unwrap().from_afar(usize::MAX);
+    assert_eq!(scores(&afar, &ctx, 3), attention);
+    let unseen = HeadContext { queries: 0, ..ctx };
+    assert_eq!(scores(&KvCompress::default(), &unseen, 3), [2.0; 3]);
+}
+
+#[test]
+fn scorers_are_alike_when_their_settings_are() {
+    let (one, paper) = (KvCompress::default(), KvCompress::paper());
+    assert!(one.is_like(&KvCompress::default()));
+    assert!(!one.is_like(&paper) && !one.is_like(&one.from_afar(7)) && !one.is_like(&KeyDiff));
+    assert!(!KeyDiff.is_like(&KeyDiff), "nothing is collected for it");
+}
+
+#[test]
+fn keys_next_to_nothing_leave_the_others_their_scores() {
+    let keys = [1.0, 0.0, 0.0, 0.0, 1e-40, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+    let ctx = HeadContext { keys: Some(&keys), ..context(3) };
+    assert_eq!(scores(&KeyDiff, &ctx, 3), [0.0, 1.0, 0.0]);
 }

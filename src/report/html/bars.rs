@@ -36,6 +36,8 @@ impl StackedBars {
     pub(super) fn render(&self) -> String {
         let wholes: Vec<f64> = self.bars.iter().map(|bar| bar.values().sum()).collect();
         let domain = Domain::tight(Scale::Linear, wholes.iter().copied().chain([0.0]));
+        // A whole beyond what the scale shows fills its bar, and counts for no other.
+        let place = |value: f64| domain.place(value).clamp(0.0, 1.0);
         let room = WIDTH - NAMES - TOTALS;
         let bottom = TOP + ROW * self.bars.len() as f64;
         let height = bottom + 22.0;
@@ -64,7 +66,7 @@ impl StackedBars {
             );
             let mut start = 0.0;
             for (part, value) in bar.values().enumerate().take(self.parts.len()) {
-                let (from, to) = (domain.place(start), domain.place(start + value));
+                let (from, to) = (place(start), place(start + value));
                 start += value;
                 svg += &format!(
                     "<rect class=\"{}\" x=\"{:.2}\" y=\"{}\" width=\"{:.2}\" height=\"{}\">\
@@ -82,7 +84,7 @@ impl StackedBars {
             }
             svg += &format!(
                 "<text class=\"m\" x=\"{:.1}\" y=\"{middle}\">{}</text>\n",
-                NAMES + room * domain.place(*whole) + 6.0,
+                NAMES + room * place(*whole) + 6.0,
                 self.unit.show(*whole)
             );
         }

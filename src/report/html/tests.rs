@@ -131,6 +131,26 @@ fn a_path_that_cannot_be_written_is_named() {
 }
 
 #[test]
+fn a_whole_beyond_all_numbers_leaves_the_other_bars_readable() {
+    let bar = |name: &str, values: &[f64]| Bar { name: name.into(), values: values.to_vec() };
+    let bars = StackedBars {
+        title: "title".into(),
+        unit: Unit::NONE,
+        parts: vec!["a".into(), "b".into()],
+        last_is_rest: false,
+        bars: vec![bar("two", &[1.0, 1.0]), bar("endless", &[f64::MAX, f64::MAX])],
+    };
+    let html = bars.render();
+    for attribute in [" x=\"", " width=\""] {
+        for value in html.split(attribute).skip(1) {
+            let number: f64 = value.split('"').next().unwrap().parse().unwrap();
+            assert!((0.0..=1000.0).contains(&number), "{attribute}{number}");
+        }
+    }
+    assert!(html.contains("width=\"243.00\""), "half of the room is half of the bar: {html}");
+}
+
+#[test]
 fn numbers_read_well() {
     let show = |value| Unit::NONE.show(value);
     for (value, text) in [

@@ -1,12 +1,15 @@
 //! The cache against plain vectors of K and V and the textbook formula.
 
+mod cases;
+mod scores;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    evict::{Allocation, Budget, Cost, EvictError, Policy, ScorerKind},
+    evict::{Budget, EvictError, Policy, ScorerKind},
     format::{PageFormat, SlotFormat},
     plan::PoolError,
 };
@@ -240,165 +243,4 @@ fn prefilled(
         model.step(cache, &mut [(&mut sequence, &mut history, chunk)], 0.02).unwrap();
     }
     (sequence, history)
-}
-
-#[test]
-fn a_batch_frees_exactly_what_each_plan_said() {
-    for scorer in ScorerKind::ALL {
-        for cost in [Cost::MaxVictim, Cost::SumVictims] {
-            for allocation in [Allocation::Global, Allocation::PerHead] {
-                let mut model = Model::new(7);
-                let mut cache = cache(&model, mixed(), 2000);
-                let mut batch: Vec<_> = (0..8)
-                    .map(|i| prefilled(&mut model, &mut cache, &[30 + 5 * i], scorer).0)
-                    .collect();
-                let policy = Policy { sinks: 2, window: 3, cost, allocation, ..Policy::default() };
-                let compression = Compression {
-                    scorer: Arc::from(scorer.build()),
-                    policy,
-                    budget: Budget::Ratio(3.0),
-                };
-                for sequence in &mut batch {
-                    let held = cache.stats().held;
-                    let extents = sequence.extents();
-                    let asked =
-                        compression.budget.pages_to_free(&extents, sequence.tokens(), &policy);
-                    let done = cache.compress(sequence, &compression).unwrap();
-                    assert_eq!(Ok(done.pages_freed), asked, "{scorer:?}");
-                    assert_eq!(held - cache.stats().held, done.pages_freed);
-                    for table in sequence.tables().heads() {
-                        let positions = table.positions.to_vec(table.slots);
-                        let newest = sequence.tokens() as u32 - 3..sequence.tokens() as u32;
-                        assert!((0..2).chain(newest).all(|p| positions.contains(&p)));
-                    }
-                }
-                cache.audit(&batch).unwrap();
-            }
-        }
-    }
-}
-
-#[test]
-fn chunks_do_not_change_the_scores() {
-    let run = |chunks: &[usize]| {
-        let mut model = Model::new(3);
-        let shape = model.shape;
-        let tokens: usize = chunks.iter().sum();
-        let mut cache = cache(&model, FormatMap::uniform(PageFormat::both(SlotFormat::F32)), 400);
-        let mut sequence = cache.sequence();
-        sequence.observe(Arc::new(crate::evict::scorer::KvCompress::paper()));
-        // The same rows whatever the chunks.
-        let rows: Vec<_> = (0..shape.layers())
-            .map(|_| {
-                let q = model.values(tokens * shape.query_heads() * shape.head_dim());
-                (q, model.values(tokens * shape.row()), model.values(tokens * shape.row()))
-            })
-            .collect();
-        let mut first = 0;
-        for &chunk in chunks {
-            let mut step = cache.step([(&mut sequence, chunk)]).unwrap();
-            for (layer, (q, k, v)) in rows.iter().enumerate() {
-                let width = shape.query_heads() * shape.head_dim();
-                let mut out = vec![0.0; chunk * width];
-                let q = &q[first * width..(first + chunk) * width];
-                let at = first * shape.row()..(first + chunk) * shape.row();
-                step.attend(layer, q, &k[at.clone()], &v[at], &mut out).unwrap();
-            }
-            step.commit().unwrap();
-            first += chunk;
-        }
-        (0..shape.heads()).map(|h| sequence.scores(h).unwrap().to_vec()).collect::<Vec<_>>()
-    };
-    let (whole, pieces) = (run(&[90]), run(&[17, 33, 40]));
-    for (a, b) in whole.iter().flatten().zip(pieces.iter().flatten()) {
-        let (a, b) = (a.to_f32(), b.to_f32());
-        assert!((a - b).abs() <= 2e-3 * a.max(b), "{a} {b}");
-    }
-}
-
-#[test]
-fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
-    let mut model = Model::new(11);
-    let mut cache = cache(&model, mixed(), 300);
-    let (sequence, _) = prefilled(&mut model, &mut cache, &[20, 1, 1, 13], ScorerKind::KvCompress);
-    // f32 pages hold half the slots of f16 pages of the same bytes, i8 nearly twice.
-    let pages: Vec<usize> = sequence.tables().heads().map(|t| t.pages.len()).collect();
-    assert!(pages[0] > pages[1] && pages[1] > pages[2], "{pages:?}");
-    assert_eq!(cache.stats().held, pages.iter().sum::<usize>());
-}
-
-#[test]
-fn a_step_that_is_dropped_leaves_no_trace() {
-    let mut model = Model::new(5);
-    let mut cache = cache(&model, mixed(), 300);
-    let (mut sequence, mut history) =
-        prefilled(&mut model, &mut cache, &[10], ScorerKind::KvCompress);
-    let (pages, free) = (sequence.tables().pages(), cache.stats().free);
-    let shape = model.shape;
-    let mut step = cache.step([(&mut sequence, 9)]).unwrap();
-    let q = model.values(9 * shape.query_heads() * shape.head_dim());
-    let (k, v) = (model.values(9 * shape.row()), model.values(9 * shape.row()));
-    let mut out = vec![0.0; q.len()];
-    step.attend(0, &q, &k, &v, &mut out).unwrap();
-    assert_eq!(
-        step.attend(0, &q, &k, &v, &mut out),
-        Err(CacheError::LayerOrder { got: 0, expected: 1, layers: 2 })
-    );
-    assert!(matches!(
-        step.attend(1, &q[1..], &k, &v, &mut out),
-        Err(CacheError::WrongLength { what: "q", .. })
-    ));
-    let error = step.commit().unwrap_err();
-    assert_eq!(error, CacheError::LayerOrder { got: 2, expected: 1, layers: 2 });
-    assert_eq!((sequence.tokens(), sequence.tables().pages()), (10, pages));
-    assert_eq!(cache.stats().free, free);
-    model.step(&mut cache, &mut [(&mut sequence, &mut history, 9)], 0.02).unwrap();
-    cache.audit([&sequence]).unwrap();
-}
-
-#[test]
-fn what_cannot_be_is_refused_and_changes_nothing() {
-    let mut model = Model::new(5);
-    let mut cache = cache(&model, mixed(), 300);
-    let (mut sequence, _) = prefilled(&mut model, &mut cache, &[40], ScorerKind::KvCompress);
-    let before = cache.stats();
-    for (budget, scorer) in [
-        (Budget::Ratio(0.0), ScorerKind::KvCompress),
-        (Budget::Ratio(f64::NAN), ScorerKind::KvCompress),
-        (Budget::Ratio(1e9), ScorerKind::KeyDiff),
-        (Budget::Pages(0), ScorerKind::Random),
-        (Budget::TokensPerHead(4), ScorerKind::Random),
-    ] {
-        let refused = cache.compress(&mut sequence, &compression(scorer, budget));
-        assert!(matches!(refused, Err(CacheError::Evict(_))), "{budget:?}: {refused:?}");
-    }
-    assert!(matches!(
-        cache.compress(&mut sequence, &compression(ScorerKind::Random, Budget::Pages(1))),
-        Err(CacheError::Evict(EvictError::Infeasible { .. }))
-    ));
-    let mut blind = cache.sequence();
-    let unseen = compression(ScorerKind::KvCompress, Budget::Ratio(2.0));
-    assert!(cache.compress(&mut blind, &unseen).is_ok(), "nothing to free, nothing to know");
-    sequence.observe(Arc::from(ScorerKind::Random.build()));
-    assert_eq!(
-        cache.compress(&mut sequence, &unseen),
-        Err(CacheError::NotObserved { scorer: "kv-compress" })
-    );
-    assert_eq!(cache.stats(), before);
-    let config = |tokens, capacity| CacheConfig {
-        block_tokens: tokens,
-        capacity,
-        ..CacheConfig::new(model.shape, 1)
-    };
-    assert!(matches!(
-        KvCache::new(&config(16, Capacity::Bytes(1000))),
-        Err(CacheError::TooLittleMemory { .. })
-    ));
-    assert!(matches!(KvCache::new(&config(0, Capacity::Pages(100))), Err(CacheError::Layout(_))));
-    assert!(matches!(
-        cache.sequence_with(
-            &FormatMap::uniform(PageFormat::default()).with(4, PageFormat::default())
-        ),
-        Err(CacheError::NoSuchHead { head: 4, .. })
-    ));
 }

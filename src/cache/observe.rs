@@ -1,0 +1,127 @@
+//! From the attention of a step to scores at rest.
+
+use super::{CacheError, HeadLayouts, sequence::Watch};
+use crate::{
+    attend::{Reduce, SlotScores},
+    base::CacheShape,
+    evict::{HeadContext, Score, accumulate, quantize},
+    plan::Sequence,
+    store::{HostStore, PageStore, TablePages},
+};
+
+/// Scores that a member of a step wants from attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    Nothing,
+    /// One value per slot, to add to what the slot has.
+    Decode,
+    /// Per query head, over this many of the newest queries.
+    Window {
+        queries: usize,
+        skip: usize,
+    },
+}
+
+impl Wish {
+    pub fn of(watch: Option<&Watch>, tokens: usize) -> Self {
+        let Some(watch) = watch else { return Self::Nothing };
+        let needs = watch.scorer.needs();
+        match needs.attention_window {
+            Some(queries) if tokens > 1 => Self::Window { queries, skip: needs.skip_newest },
+            _ if needs.decode_attention && tokens == 1 => Self::Decode,
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// The scores of one head after a step. They wait for the step's commit: one that fails or is dropped
+/// leaves the old ones alone.
+#[derive(Debug)]
+pub(super) struct Noted {
+    /// The sequence's place in the step.
+    pub member: usize,
+    /// The head, among all heads of the sequence.
+    pub head: usize,
+    /// One score for each of its slots.
+    pub scores: Vec<Score>,
+}
+
+/// Buffers kept from step to step.
+#[derive(Debug, Default)]
+pub(super) struct Buffers {
+    values: Vec<f32>,
+    keys: Vec<f32>,
+}
+
+/// The attention that one sequence paid in one layer, and where its keys are.
+pub(super) struct Observed<'a> {
+    pub shape: CacheShape,
+    pub layer: usize,
+    /// The sequence's place in the step.
+    pub member: usize,
+    /// Its tokens in the step.
+    pub tokens: usize,
+    /// Its place among the scores.
+    pub span: usize,
+    pub scores: &'a SlotScores,
+    pub store: &'a HostStore,
+    pub layouts: &'a HeadLayouts,
+}
+
+impl Observed<'_> {
+    /// Works out what the scores of the layer's heads become.
+    pub fn note(
+        &self,
+        sequence: &Sequence,
+        watch: &Watch,
+        Buffers { values, keys }: &mut Buffers,
+        noted: &mut Vec<Noted>,
+    ) -> Result<(), CacheError> {
+        let (shape, scorer) = (self.shape, &watch.scorer);
+        let step = sequence.tokens() as u64;
+        for kv_head in 0..shape.kv_heads() {
+            let head = shape.head_index(self.layer, kv_head);
+            let table = sequence.head(head);
+            if scorer.needs().keys {
+                keys.resize(table.slots * shape.head_dim(), 0.0);
+                let pages = TablePages { pages: table.pages, layout: self.layouts.of(head) };
+                self.store.read_keys(pages, 0, keys)?;
+            }
+            let context = HeadContext {
+                head,
+                logical_len: sequence.tokens(),
+                positions: table.positions,
+                head_dim: shape.head_dim(),
+                group: match self.scores.reduce() {
+                    Reduce::PerQueryHead => shape.group(),
+                    Reduce::Group => 1,
+                },
+                queries: self.tokens.min(self.scores.window()),
+                keys: scorer.needs().keys.then_some(&keys[..]),
+                attention: Some(self.scores.head(self.span, kv_head)),
+            };
+            values.clear();
+            values.resize(table.slots, 0.0);
+            let mut scores = Vec::with_capacity(table.slots);
+            scores.extend_from_slice(&watch.scores[head]);
+            scores.resize(table.slots, Score::ZERO);
+            match self.scores.reduce() {
+                Reduce::PerQueryHead => {
+                    scorer.score(&context, values)?;
+                    // Newer queries replace what older ones said, unless they are too few to know.
+                    if 2 * self.tokens >= self.scores.window() {
+                        quantize(values, &mut scores)?;
+                    } else {
+                        accumulate(&mut scores, values, head, step)?;
+                    }
+                }
+                Reduce::Group => {
+                    scorer.increment(&context, values)?;
+                    accumulate(&mut scores, values, head, step)?;
+                }
+            }
+            noted.push(Noted { member: self.member, head, scores });
+        }
+        Ok(())
+    }
+}

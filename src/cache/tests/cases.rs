@@ -1,0 +1,114 @@
+//! Cases that have names.
+
+use super::*;
+use crate::{
+    evict::{Allocation, Cost, scorer::KvCompress},
+    store::StoreError,
+};
+
+#[test]
+fn a_batch_frees_exactly_what_each_plan_said() {
+    for scorer in ScorerKind::ALL {
+        for cost in [Cost::MaxVictim, Cost::SumVictims] {
+            for allocation in [Allocation::Global, Allocation::PerHead] {
+                let mut model = Model::new(7);
+                let mut cache = cache(&model, mixed(), 2000);
+                let mut batch: Vec<_> = (0..8)
+                    .map(|i| prefilled(&mut model, &mut cache, &[30 + 5 * i], scorer).0)
+                    .collect();
+                let policy = Policy { sinks: 2, window: 3, cost, allocation, ..Policy::default() };
+                let compression = Compression {
+                    scorer: Arc::from(scorer.build()),
+                    policy,
+                    budget: Budget::Ratio(3.0),
+                };
+                for sequence in &mut batch {
+                    let held = cache.stats().held;
+                    let extents = sequence.extents();
+                    let asked =
+                        compression.budget.pages_to_free(&extents, sequence.tokens(), &policy);
+                    let done = cache.compress(sequence, &compression).unwrap();
+                    assert_eq!(Ok(done.pages_freed), asked, "{scorer:?}");
+                    assert_eq!(held - cache.stats().held, done.pages_freed);
+                    for table in sequence.tables().heads() {
+                        let positions = table.positions.to_vec(table.slots);
+                        let newest = sequence.tokens() as u32 - 3..sequence.tokens() as u32;
+                        assert!((0..2).chain(newest).all(|p| positions.contains(&p)));
+                    }
+                }
+                cache.audit(&batch).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
+    let mut model = Model::new(11);
+    let mut cache = cache(&model, mixed(), 300);
+    let (sequence, _) = prefilled(&mut model, &mut cache, &[20, 1, 1, 13], ScorerKind::KvCompress);
+    // f32 pages hold half the slots of f16 pages of the same bytes, i8 nearly twice.
+    let pages: Vec<usize> = sequence.tables().heads().map(|t| t.pages.len()).collect();
+    assert!(pages[0] > pages[1] && pages[1] > pages[2], "{pages:?}");
+    assert_eq!(cache.stats().held, pages.iter().sum::<usize>());
+}
+
+#[test]
+fn what_cannot_be_is_refused_and_changes_nothing() {
+    let mut model = Model::new(5);
+    let mut cache = cache(&model, mixed(), 300);
+    let (mut sequence, _) = prefilled(&mut model, &mut cache, &[40], ScorerKind::KvCompress);
+    let before = cache.stats();
+    for (budget, scorer) in [
+        (Budget::Ratio(0.0), ScorerKind::KvCompress),
+        (Budget::Ratio(f64::NAN), ScorerKind::KvCompress),
+        (Budget::Ratio(1e9), ScorerKind::KeyDiff),
+        (Budget::Pages(0), ScorerKind::Random),
+        (Budget::TokensPerHead(4), ScorerKind::Random),
+    ] {
+        let refused = cache.compress(&mut sequence, &compression(scorer, budget));
+        assert!(matches!(refused, Err(CacheError::Evict(_))), "{budget:?}: {refused:?}");
+    }
+    assert!(matches!(
+        cache.compress(&mut sequence, &compression(ScorerKind::Random, Budget::Pages(1))),
+        Err(CacheError::Evict(EvictError::Infeasible { .. }))
+    ));
+    let mut blind = cache.sequence();
+    let unseen = compression(ScorerKind::KvCompress, Budget::Ratio(2.0));
+    assert!(cache.compress(&mut blind, &unseen).is_ok(), "nothing to free, nothing to know");
+    sequence.observe(Arc::from(ScorerKind::Random.build()));
+    assert_eq!(
+        cache.compress(&mut sequence, &unseen),
+        Err(CacheError::NotObserved { scorer: "kv-compress" })
+    );
+    assert_eq!(cache.stats(), before);
+    sequence.observe(Arc::new(KvCompress::paper()));
+    assert_eq!(
+        cache.compress(&mut sequence, &unseen),
+        Err(CacheError::NotObserved { scorer: "kv-compress" }),
+        "the same scorer with other settings"
+    );
+    let config = |tokens, capacity| CacheConfig {
+        block_tokens: tokens,
+        capacity,
+        ..CacheConfig::new(model.shape, 1)
+    };
+    assert!(matches!(
+        KvCache::new(&config(16, Capacity::Bytes(1000))),
+        Err(CacheError::TooLittleMemory { .. })
+    ));
+    assert!(matches!(KvCache::new(&config(0, Capacity::Pages(100))), Err(CacheError::Layout(_))));
+    // Sums and products beyond counting, and more than a store holds: no memory was touched.
+    for pages in [Capacity::Tokens(usize::MAX), Capacity::Pages(usize::MAX)] {
+        assert!(matches!(
+            KvCache::new(&config(16, pages)),
+            Err(CacheError::Store(StoreError::BadSize { .. }))
+        ));
+    }
+    assert!(matches!(
+        cache.sequence_with(
+            &FormatMap::uniform(PageFormat::default()).with(4, PageFormat::default())
+        ),
+        Err(CacheError::NoSuchHead { head: 4, .. })
+    ));
+}

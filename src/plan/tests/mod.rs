@@ -1,0 +1,4 @@
+//! The planner: against a model, and case by case.
+
+mod cases;
+mod model;
