@@ -4,10 +4,13 @@
 //                 key_stride and value_stride are in elements, multiples of 4
 //   slots         [rows]: page id × PAGE_SLOTS + slot in the page; NO_SLOT skips the row
 //   pages         the page arena
+//   scores, positions  by page, `slot_stride` apart: see score.cuh. A new slot's score is zero, and its
+//                 position row_positions[row]; either may be null and is then left out
 //
 // Grid: any number of blocks. Block: headwise_append_threads threads, no dynamic shared memory.
 // A warp takes a row at a time, four channels a lane. Rows must name different slots.
 #include "append.cuh"
+#include "score.cuh"
 
 using namespace hw;
 
@@ -23,17 +26,25 @@ extern "C" __device__ const u32 headwise_append_shared = 0;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     headwise_append(u8* __restrict__ pages, const u64* __restrict__ slots,
-                    const u8* __restrict__ keys, const u8* __restrict__ values, u32 key_stride,
+                    const u8* __restrict__ keys, const u8* __restrict__ values,
+                    const u32* __restrict__ row_positions, u16* __restrict__ scores,
+                    u32* __restrict__ positions, u32 slot_stride, u32 key_stride,
                     u32 value_stride, u32 rows) {
     const u32 lane = threadIdx.x % WARP;
     const u32 warps = gridDim.x * (THREADS / WARP);
     for (u32 row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; row < rows; row += warps) {
         const u64 at = slots[row];
         if (at == NO_SLOT) continue;
-        u8* const page = page_at(pages, static_cast<u32>(at / PAGE_SLOTS));
+        const u32 id = static_cast<u32>(at / PAGE_SLOTS);
+        u8* const page = page_at(pages, id);
         const u32 slot = static_cast<u32>(at % PAGE_SLOTS);
         store_row<Keys>(page, slot, keys + static_cast<u64>(row) * Io::payload(key_stride), lane);
         store_row<Values>(page, slot, values + static_cast<u64>(row) * Io::payload(value_stride),
                           lane);
+        if (lane == 0) {
+            const u64 datum = static_cast<u64>(id) * slot_stride + slot;
+            if (scores) scores[datum] = 0;
+            if (positions) positions[datum] = row_positions[row];
+        }
     }
 }

@@ -7,8 +7,9 @@
 
 namespace hw {
 
-// Shared memory of a block: two blocks per multiprocessor where its 228, 164 or 100 KB allow that.
-#if __CUDA_ARCH__ >= 900
+// Shared memory of a block: two blocks per multiprocessor where its 228 or 164 KB allow that. From sm_120
+// on, as on sm_86 and sm_89, a multiprocessor has 100 KB or so and a block gets 99.
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200
 constexpr u32 SHARED_BUDGET = 113 * 1024;
 #elif __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870
 constexpr u32 SHARED_BUDGET = 81 * 1024;

@@ -29,18 +29,19 @@ constexpr u32 ROWS = min_of(GROUP, 16);
 using Attend = Attention<ROWS <= 8, ROWS <= 8 ? 1 : 2>;
 
 constexpr u32 STAGE_BYTES = Keys::TILE_BYTES + Values::TILE_BYTES;
+// A barrier for each stage.
+#ifdef HEADWISE_BULK
+constexpr u32 STAGE_BARRIER = 8;
+#else
+constexpr u32 STAGE_BARRIER = 0;
+#endif
 __device__ constexpr u32 fits(u32 warps) {
-    // A barrier for each stage, whether or not this build uses them.
-    return (SHARED_BUDGET - Attend::QUERY_BYTES) / (warps * (STAGE_BYTES + 8));
+    return (SHARED_BUDGET - Attend::QUERY_BYTES) / (warps * (STAGE_BYTES + STAGE_BARRIER));
 }
 constexpr u32 WARPS = fits(4) >= 2 ? 4 : fits(2) >= 2 ? 2 : 1;
 constexpr u32 STAGES = min_of(fits(WARPS), 4);
 static_assert(STAGES >= 2, "a ring of two tiles fits");
-#ifdef HEADWISE_BULK
-constexpr u32 BARRIER_BYTES = WARPS * STAGES * 8;
-#else
-constexpr u32 BARRIER_BYTES = 0;
-#endif
+constexpr u32 BARRIER_BYTES = WARPS * STAGES * STAGE_BARRIER;
 
 constexpr u32 THREADS = WARPS * WARP;
 // Accumulators of a warp, then the largest score and the sum of each row.

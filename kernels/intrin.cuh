@@ -200,10 +200,6 @@ __device__ __forceinline__ float subtract_bits(float a, u32 b) {
     return r;
 }
 
-__device__ __forceinline__ float bf16_to_f32(u16 bits) {
-    return __int_as_float(static_cast<int>(static_cast<u32>(bits) << 16));
-}
-
 // Both values rounded to nearest even, `low` in the low half.
 struct Half {
     static __device__ __forceinline__ u32 pack(float low, float high) {

@@ -5,8 +5,12 @@
 mod compiler;
 #[path = "cuda_support/engine.rs"]
 mod engine;
+#[path = "cuda_support/graph.rs"]
+mod graph;
 #[path = "cuda_support/launches.rs"]
 mod launch_cases;
+#[path = "cuda_support/lifecycle.rs"]
+mod lifecycle;
 #[path = "cuda_support/memory.rs"]
 mod memory;
 #[path = "cuda_support/serving.rs"]
@@ -118,6 +122,13 @@ fn rows_are_encoded_as_on_the_host() {
     }
 }
 
+#[test]
+fn a_captured_decode_follows_later_plans() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    graph::a_captured_decode_follows_later_plans(&kernels);
+}
+
 /// The formats alike for K and V, and one pair of unlike ones.
 fn few_formats() -> impl Iterator<Item = PageFormat> {
     let mixed = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
@@ -135,6 +146,22 @@ fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {
             serving_loop::decode_loop(&kernels, format, tables, [70, 33]);
         }
     }
+}
+
+#[test]
+fn a_late_eviction_is_the_hosts() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    let scored = Tables::PerHead { scores: Some(1) };
+    let format = PageFormat::default();
+    serving_loop::evicting_loop(&kernels, format, scored, [3000, 900], [1.0, 8.0], &[2]);
+}
+
+#[test]
+fn a_sequences_scores_and_positions_follow_its_slots() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    few_formats().for_each(|format| lifecycle::scores_and_positions_follow_slots(&kernels, format));
 }
 
 #[test]

@@ -11,6 +11,8 @@ mod engine;
 mod fake;
 #[path = "cuda_support/memory.rs"]
 mod memory;
+#[path = "cuda_fake/refusals.rs"]
+mod refusals;
 #[path = "common/skipped.rs"]
 mod skipped;
 
@@ -26,6 +28,7 @@ use headwise::{
         attention::{Appender, NO_SLOT, NewRows},
         device::DeviceInfo,
         driver::{Context, DeviceBuffer, Driver, Event, Module, Stream},
+        eviction::SlotAddresses,
         kernels::Specialisation,
         verify::{AttentionCase, attention_errors, store_agrees_with_the_host},
     },
@@ -131,29 +134,6 @@ fn a_failing_call_is_named() {
 }
 
 #[test]
-fn bounds_are_checked_before_anything_is_queued() {
-    let Some(fake) = Fake::new() else { return };
-    without_leaks(&fake, |context| {
-        let stream = Stream::new(context).unwrap();
-        let mut staging = Staging::new(context, 2, 64).unwrap();
-        let mut buffer = DeviceBuffer::new(context, 100).unwrap();
-        let error = staging.upload(&stream, &mut buffer, [(90, &[0; 11][..])]).unwrap_err();
-        assert_eq!(error.to_string(), "bytes 90..101 are outside a buffer of 100 bytes");
-        let out_of = |error| matches!(error, CudaError::OutOfBounds { .. });
-        assert!(out_of(buffer.fill(50..101, 0, &stream).unwrap_err()));
-        assert!(out_of(buffer.copy_within(0, 99, 2, &stream).unwrap_err()));
-        assert!(out_of(buffer.copy_within(usize::MAX, 0, 2, &stream).unwrap_err()));
-        let mut to = [0; 2];
-        assert!(out_of(
-            staging
-                .download(&stream, &buffer, std::slice::from_ref(&(99..101)), &mut to)
-                .unwrap_err()
-        ));
-        stream.synchronize().unwrap();
-    });
-}
-
-#[test]
 fn pages_survive_every_operation() {
     let Some(fake) = Fake::new() else { return };
     without_leaks(&fake, |context| {
@@ -186,45 +166,6 @@ fn an_engines_own_memory_and_stream_stay_its_own() {
         let error = unsafe { CudaStore::from_raw(stream, memory.address() + 64, 1, 1024) };
         assert!(matches!(error.unwrap_err(), StoreError::BadSize { .. }));
     });
-}
-
-#[test]
-fn refusals_are_those_of_the_host_store() {
-    let Some(fake) = Fake::new() else { return };
-    let context = context(&fake);
-    let stream = Arc::new(Stream::new(&context).unwrap());
-    let mut device = CudaStore::new(Arc::clone(&stream), 2, 1024).unwrap();
-    let mut host = HostStore::new(2, 1024).unwrap();
-    let layout = PageLayout::new(PageFormat::default(), 32, 1024).unwrap();
-    let other = PageLayout::new(PageFormat::default(), 32, 2048).unwrap();
-    let row = [1.0; 32];
-    let tables: [(&[u32], &PageLayout); 3] = [(&[2], &layout), (&[0], &layout), (&[0], &other)];
-    for (pages, layout) in tables {
-        let table = TablePages { pages, layout };
-        for (first, k, v) in [(0, 32, 32), (layout.slots, 32, 32), (0, 31, 32), (0, 32, 0)] {
-            let (k, v) = (Rows::dense(&row[..k], 32), Rows::dense(&row[..v], 32));
-            if first == 0
-                && pages == [0]
-                && layout.page_bytes == 1024
-                && k.values.len() == v.values.len()
-            {
-                continue;
-            }
-            let error = device.append(table, first, k, v).unwrap_err();
-            assert_eq!(error, host.append(table, first, k, v).unwrap_err());
-        }
-    }
-    assert_eq!(device.poison(&[9]).unwrap_err(), host.poison(&[9]).unwrap_err());
-    assert_eq!(device.copy_pages(&[(0, 3)]).unwrap_err(), host.copy_pages(&[(0, 3)]).unwrap_err());
-    let error = device.read_pages(&[0], &mut [0; 1000]).unwrap_err();
-    assert_eq!(error.to_string(), "page bytes has 1000 values, expected 1024");
-    for (pages, page_bytes) in [(0, 1024), (1, 100), (usize::MAX, 1024)] {
-        let error = CudaStore::new(Arc::clone(&stream), pages, page_bytes).unwrap_err();
-        assert_eq!(error, StoreError::BadSize { pages, page_bytes });
-    }
-    let mut bytes = [1; 2048];
-    device.read_pages(&[0, 1], &mut bytes).unwrap();
-    assert!(bytes.iter().all(|&b| b == 0));
 }
 
 #[test]
@@ -289,6 +230,16 @@ fn an_engines_decode_loop_is_that_of_the_reference() {
     });
 }
 
+/// Contexts retained one by one are the device's one context.
+#[test]
+fn a_device_has_one_context() {
+    let Some(fake) = Fake::new() else { return };
+    fake.set("devices", 2);
+    let driver = fake.open().unwrap();
+    let [a, b, other] = [0, 0, 1].map(|ordinal| Context::new(&driver, ordinal).unwrap());
+    assert!(a.same(&b) && a.same(&a.clone()) && !a.same(&other));
+}
+
 #[test]
 fn a_launch_that_fails_on_the_device_shows() {
     let Some(fake) = Fake::new() else { return };
@@ -301,13 +252,19 @@ fn a_launch_that_fails_on_the_device_shows() {
     let specialisation = Specialisation::new(layout, 1);
     let mut staging = Staging::new(&context, 2, 64).unwrap();
     let mut appender = Appender::new(&kernels, &specialisation, 4, &stream).unwrap();
-    appender.plan(&[NO_SLOT], &mut staging, &stream).unwrap();
-    let error = appender.plan(&[0; 5], &mut staging, &stream).unwrap_err();
+    appender.plan(&[NO_SLOT], &[], &mut staging, &stream).unwrap();
+    let error = appender.plan(&[0; 5], &[], &mut staging, &stream).unwrap_err();
     assert_eq!(error.to_string(), "5 heads or rows are more than the 4 that buffers were made for");
+    let error = appender.plan(&[0; 3], &[0; 2], &mut staging, &stream).unwrap_err();
+    assert_eq!(error.to_string(), "positions of rows: 2, expected 3");
     COMPILED.set(None);
     let rows = NewRows { keys: 0, values: 0, key_stride: 0, value_stride: 0 };
     // SAFETY: the fake fails the launch before it looks at any address.
-    unsafe { appender.launch(0, &rows, &stream) }.unwrap();
+    unsafe { appender.launch(0, &rows, SlotAddresses::default(), &stream) }.unwrap();
+    let data = SlotAddresses { scores: 0, positions: 256, stride: 1 };
+    // SAFETY: refused: the plan has no positions.
+    let error = unsafe { appender.launch(0, &rows, data, &stream) }.unwrap_err();
+    assert_eq!(error.to_string(), "positions of rows: 0, expected 1");
     let error = stream.synchronize().unwrap_err().to_string();
     assert_eq!(error, "cuStreamSynchronize failed with code 700 (CUDA_ERROR_ILLEGAL_ADDRESS)");
 }
@@ -333,12 +290,13 @@ fn appended_rows_are_those_of_the_host_store() {
         let mut rows = DeviceBuffer::new(context, 4 * values.len()).unwrap();
         staging.upload(&stream, &mut rows, [(0, bytemuck::cast_slice(&values))]).unwrap();
         let slots = [2 * layout.slots as u64 + 3, NO_SLOT, 1];
-        appender.plan(&slots, &mut staging, &stream).unwrap();
+        appender.plan(&slots, &[], &mut staging, &stream).unwrap();
         let address = rows.address();
         let new =
             NewRows { keys: address, values: address + 128, key_stride: 72, value_stride: 72 };
+        let data = SlotAddresses::default();
         // SAFETY: the slots are in the arena, the rows in their buffer.
-        unsafe { appender.launch(store.address(), &new, &stream) }.unwrap();
+        unsafe { appender.launch(store.address(), &new, data, &stream) }.unwrap();
         for (row, page, slot) in [(0, 2, 3), (2, 0, 1)] {
             let table = TablePages { pages: &[page], layout: &layout };
             let at = row * 72;

@@ -17,6 +17,9 @@ mod fake;
 #[cfg(unix)]
 #[path = "cuda_support/launches.rs"]
 mod launch_cases;
+#[cfg(unix)]
+#[path = "cuda_support/lifecycle.rs"]
+mod lifecycle;
 mod ptxvm;
 #[cfg(unix)]
 #[path = "cuda_support/serving.rs"]

@@ -51,7 +51,7 @@ pub(super) struct BenchGpu {
     /// Tokens of one head that a page holds in f16.
     #[arg(long, value_name = "TOKENS", default_value_t = 16)]
     block_tokens: usize,
-    /// Leave out cases whose pages take more device memory than this, in GiB.
+    /// Leave out cases whose pages take more device memory than this, in GiB, or than the device has.
     #[arg(long, value_name = "GIB", default_value_t = 40)]
     memory: usize,
     /// Run a part: the checks alone, or decode alone and unchecked, as for a profiler.

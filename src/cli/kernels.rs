@@ -15,6 +15,7 @@ use crate::{
     cuda::{
         Arch,
         cache::KernelCache,
+        kernels::MOST_HEAD_DIM,
         nvrtc::Nvrtc,
         report::{ReportEvent, ReportShape, kernels_report},
     },
@@ -68,9 +69,11 @@ impl Kernels {
             let (arch, oldest) = (self.arch, Arch::OLDEST);
             return refuse(format!("the kernels need {oldest} or newer, not {arch}"));
         }
-        if !self.head_dim.is_multiple_of(16) || !(16..=256).contains(&self.head_dim) {
+        if !self.head_dim.is_multiple_of(16) || !(16..=MOST_HEAD_DIM).contains(&self.head_dim) {
             let head_dim = self.head_dim;
-            return refuse(format!("--head-dim {head_dim} is no multiple of 16 up to 256"));
+            return refuse(format!(
+                "--head-dim {head_dim} is no multiple of 16 up to {MOST_HEAD_DIM}"
+            ));
         }
         if !(1..=MOST_GROUP).contains(&self.group) {
             return refuse(format!("--group {} is not from 1 to {MOST_GROUP}", self.group));

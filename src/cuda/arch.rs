@@ -16,8 +16,10 @@ pub struct Arch {
 }
 
 impl Arch {
-    /// The architectures that every kernel is compiled for in CI: Ampere, Ada, Hopper, Blackwell.
-    pub const TESTED: [Arch; 4] = [Arch::new(80), Arch::new(89), Arch::new(90), Arch::new(100)];
+    /// The architectures that every kernel is compiled for in CI: Ampere, Ada, Hopper, Blackwell of
+    /// data centres and of desktops.
+    pub const TESTED: [Arch; 5] =
+        [Arch::new(80), Arch::new(89), Arch::new(90), Arch::new(100), Arch::new(120)];
 
     /// The oldest one with the kernels' instructions: asynchronous copies and bfloat16 products.
     pub const OLDEST: Arch = Arch::new(80);

@@ -7,7 +7,11 @@ use super::{
     driver::{Context, DeviceBuffer, Stream},
 };
 
-/// Device memory that grows to what is asked of it.
+/// The smallest memory, in bytes.
+const SMALLEST: usize = 256;
+
+/// Device memory that grows to what is asked of it, and up to an eighth more: memory that grows little by
+/// little is not allocated anew each time, and large memory wastes little.
 #[derive(Debug, Default)]
 pub struct Growing(Option<DeviceBuffer>);
 
@@ -21,7 +25,7 @@ impl Growing {
         let held = self.0.take().filter(|buffer| buffer.bytes() >= bytes);
         let buffer = match held {
             Some(buffer) => buffer,
-            None => DeviceBuffer::new(context, bytes.max(256).next_power_of_two())?,
+            None => DeviceBuffer::new(context, rounded(bytes))?,
         };
         Ok(self.0.insert(buffer))
     }
@@ -54,5 +58,32 @@ impl Growing {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Bytes to allocate for `bytes`: a multiple of the largest power of two that is at most an eighth of
+/// them.
+fn rounded(bytes: usize) -> usize {
+    let bytes = bytes.max(SMALLEST);
+    let step = 1 << (bytes / 8).ilog2();
+    bytes.checked_next_multiple_of(step).unwrap_or(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounding_wastes_an_eighth_at_most() {
+        for bytes in [0, 1, 255, 256, 257, 4000, 1 << 20, (1 << 20) + 1, 1_181_116_006, usize::MAX]
+        {
+            let got = rounded(bytes);
+            assert!(got >= bytes && got >= SMALLEST, "{bytes}");
+            assert!(got - bytes <= SMALLEST.max(bytes / 8), "{bytes}: {got}");
+        }
+        // A buffer that grows byte by byte is allocated anew eight times or so until it has doubled.
+        let mut sizes: Vec<usize> = (1 << 20..2 << 20).map(rounded).collect();
+        sizes.dedup();
+        assert!(sizes.len() <= 9, "{sizes:?}");
     }
 }

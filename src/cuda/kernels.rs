@@ -19,6 +19,9 @@ pub(super) const HEADERS: &[(&str, &str)] = &[
     ("work.cuh", include_str!("../../kernels/work.cuh")),
 ];
 
+/// The most channels of a head that the kernels have registers for.
+pub const MOST_HEAD_DIM: usize = 256;
+
 /// Makes [`KernelFile`] out of the list of files.
 macro_rules! kernel_files {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)+) => {
@@ -207,6 +210,8 @@ mod tests {
             for name in names.into_iter().chain(file.rows_constant()) {
                 assert!(text.contains(name), "{name} in {}", file.source().name);
             }
+            let format = HEADERS.iter().find(|(name, _)| *name == "format.cuh").unwrap().1;
+            assert!(format.contains(&format!("D <= {MOST_HEAD_DIM},")));
             for line in text.lines().filter_map(|line| line.strip_prefix("#include ")) {
                 let header = line.trim().trim_matches('"');
                 assert!(HEADERS.iter().any(|(name, _)| *name == header), "{header}");

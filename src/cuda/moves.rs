@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{
     CudaError, Kernels, Staging,
-    driver::{Argument, DeviceBuffer, Stream},
+    driver::{Argument, Stream},
     eviction::CompactHead,
+    growing::Growing,
     kernels::{KernelFile, Specialisation},
 };
 use crate::{
@@ -16,19 +17,17 @@ use crate::{
 
 /// Alignment of each list.
 const ALIGN: usize = 16;
-/// The smallest memory for lists, in bytes.
-const SMALLEST: usize = 4096;
 
 /// The kernels and the memory for their lists.
 #[derive(Debug)]
 pub struct Mover {
     kernels: Arc<Kernels>,
-    lists: Option<DeviceBuffer>,
+    lists: Growing,
 }
 
 impl Mover {
     pub fn new(kernels: Arc<Kernels>) -> Self {
-        Self { kernels, lists: None }
+        Self { kernels, lists: Growing::default() }
     }
 
     /// Queues moves of which no slot is an end twice: their order does not matter then.
@@ -106,13 +105,7 @@ impl Mover {
             end = (start + part.len()).next_multiple_of(ALIGN);
             start
         });
-        let lists = match self.lists.take().filter(|lists| lists.bytes() >= end) {
-            Some(lists) => self.lists.insert(lists),
-            None => {
-                let bytes = end.max(SMALLEST).next_power_of_two();
-                self.lists.insert(DeviceBuffer::new(self.kernels.context(), bytes)?)
-            }
-        };
+        let lists = self.lists.reserve(self.kernels.context(), end)?;
         staging.upload(stream, lists, starts.into_iter().zip(parts))?;
         let address = lists.address();
         Ok(starts.map(|start| address + start as u64))

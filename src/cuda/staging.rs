@@ -42,6 +42,15 @@ impl Slot {
         }
         Ok(())
     }
+
+    /// Puts the mark behind the slot's copies. Where that fails, nothing but the stream's end says when
+    /// they are done, and it is waited for.
+    fn mark(&self, stream: &Stream) -> Result<(), CudaError> {
+        self.done.record(stream).inspect_err(|_| {
+            // The first error is the one to report.
+            let _ = stream.synchronize();
+        })
+    }
 }
 
 impl Staging {
@@ -83,16 +92,16 @@ impl Staging {
                 }
                 let len = (piece.len() - copied).min(self.bytes - self.used);
                 let from = self.used..self.used + len;
-                let Slot { memory, done, busy } = &mut self.slots[self.current];
-                memory.as_mut_slice()[from.clone()].copy_from_slice(&piece[copied..copied + len]);
-                // Even a copy that was queued in part, or whose mark failed, keeps the slot busy, and its
-                // bytes are not written again.
-                *busy = true;
+                let slot = &mut self.slots[self.current];
+                let bytes = &piece[copied..copied + len];
+                slot.memory.as_mut_slice()[from.clone()].copy_from_slice(bytes);
+                slot.busy = true;
                 self.used = from.end.next_multiple_of(ALIGN);
                 // SAFETY: the slot's memory stays, and these bytes are not written before `done`, which
                 // moves behind this copy, is reached.
-                unsafe { to.upload(at + copied, memory, from, stream) }?;
-                done.record(stream)?;
+                let queued = unsafe { to.upload(at + copied, &slot.memory, from, stream) };
+                slot.mark(stream)?;
+                queued?;
                 copied += len;
             }
         }
@@ -100,7 +109,10 @@ impl Staging {
     }
 
     /// Copies the bytes of `from` that `ranges` name into `to`, one after another, and waits for them.
-    /// `to` is as long as the ranges together.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfBounds`] for a range outside `from`, [`CudaError::WrongLength`] unless `to` is
+    /// as long as the ranges together; nothing has been queued then.
     pub fn download(
         &mut self,
         stream: &Stream,
@@ -108,7 +120,18 @@ impl Staging {
         ranges: &[Range<usize>],
         to: &mut [u8],
     ) -> Result<(), CudaError> {
-        debug_assert_eq!(ranges.iter().map(Range::len).sum::<usize>(), to.len());
+        let mut expected = 0usize;
+        for range in ranges.iter().filter(|range| !range.is_empty()) {
+            let (start, end, len) = (range.start, range.end, from.bytes());
+            if end > len {
+                return Err(CudaError::OutOfBounds { start, end, len });
+            }
+            expected = expected.saturating_add(range.len());
+        }
+        if to.len() != expected {
+            let got = to.len();
+            return Err(CudaError::WrongLength { what: "bytes to copy to", got, expected });
+        }
         let mut parts = ranges
             .iter()
             .flat_map(|range| {
@@ -126,19 +149,23 @@ impl Staging {
             let mut started = None;
             if parts.peek().is_some() {
                 self.advance()?;
-                let slot = self.current;
-                let Slot { memory, done, busy } = &mut self.slots[slot];
-                let (mut used, bytes) = (0, self.bytes);
-                while let Some(part) = parts.next_if(|part| used + part.len() <= bytes) {
-                    *busy = true;
-                    // SAFETY: the slot's memory stays, and is not used before `done` is reached.
-                    unsafe { from.download(part.clone(), memory, used, stream) }?;
-                    used += part.len();
-                }
-                done.record(stream)?;
-                // What comes down has a slot to itself.
+                let (index, bytes) = (self.current, self.bytes);
+                // What comes down has a slot to itself, also if it does not come.
                 self.used = bytes;
-                started = Some((slot, asked..asked + used));
+                let slot = &mut self.slots[index];
+                let (mut used, mut queued) = (0, Ok(()));
+                while queued.is_ok()
+                    && let Some(part) = parts.next_if(|part| used + part.len() <= bytes)
+                {
+                    slot.busy = true;
+                    used += part.len();
+                    let at = used - part.len();
+                    // SAFETY: the slot's memory stays, and is not used before `done` is reached.
+                    queued = unsafe { from.download(part, &mut slot.memory, at, stream) };
+                }
+                slot.mark(stream)?;
+                queued?;
+                started = Some((index, asked..asked + used));
                 asked += used;
             }
             // The slot before is emptied while the device fills this one.

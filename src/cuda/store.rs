@@ -135,6 +135,21 @@ impl CudaStore {
         Err(StoreError::WrongLength { what: "page bytes", got, expected })
     }
 
+    /// Checks that the table is of this store and holds slots `range`. A layout's fields are anybody's
+    /// to set, and kernels and copies trust them with addresses.
+    fn check(&self, table: TablePages<'_>, range: &Range<usize>) -> Result<(), StoreError> {
+        let PageLayout { format, head_dim, page_bytes, .. } = *table.layout;
+        if page_bytes == self.page_bytes {
+            // A channel takes a byte at least, so a wider head has no layout; nor has one of none.
+            let whole = (1..=page_bytes).contains(&head_dim)
+                && PageLayout::new(format, head_dim, page_bytes).as_ref() == Ok(table.layout);
+            if !whole {
+                return Err(device(CudaError::ForgedLayout { format, head_dim, page_bytes }));
+            }
+        }
+        check_table(self, table, range)
+    }
+
     fn span(&self, page: u32) -> Range<usize> {
         let start = page as usize * self.page_bytes;
         start..start + self.page_bytes
@@ -150,7 +165,7 @@ impl CudaStore {
         mut v: Option<&mut [f32]>,
     ) -> Result<(), StoreError> {
         let layout = table.layout;
-        check_table(self, table, &(first..first + count))?;
+        self.check(table, &(first..first.saturating_add(count)))?;
         if count == 0 {
             return Ok(());
         }
@@ -192,7 +207,7 @@ impl PageStore for CudaStore {
         let layout = *table.layout;
         check_rows(k, v, layout.head_dim)?;
         let count = k.count;
-        check_table(self, table, &(first..first + count))?;
+        self.check(table, &(first..first.saturating_add(count)))?;
         let mut scratch = vec![0; self.page_bytes];
         let mut done = 0;
         while done < count {
@@ -227,6 +242,7 @@ impl PageStore for CudaStore {
         if v.len() != k.len() {
             return Err(StoreError::WrongLength { what: "V", got: v.len(), expected: k.len() });
         }
+        self.check(table, &(0..0))?;
         let count = slots_of("rows", k.len(), table.layout.head_dim)?;
         self.read_sides(table, first, count, Some(k), Some(v))
     }
@@ -237,11 +253,13 @@ impl PageStore for CudaStore {
         first: usize,
         k: &mut [f32],
     ) -> Result<(), StoreError> {
+        self.check(table, &(0..0))?;
         let count = slots_of("rows", k.len(), table.layout.head_dim)?;
         self.read_sides(table, first, count, Some(k), None)
     }
 
     fn move_slots(&mut self, table: TablePages<'_>, moves: &[SlotMove]) -> Result<(), StoreError> {
+        self.check(table, &(0..0))?;
         for slot in moves.iter().flat_map(|m| [m.from as usize, m.to as usize]) {
             check_table(self, table, &(slot..slot + 1))?;
         }

@@ -1,9 +1,10 @@
 // A CUDA driver in host memory, for tests of everything around the kernels.
 //
-// Work is queued and done as late as the driver's contract allows: when a stream or an event is
-// waited for, or an allocation is freed. A copy out of memory that was overwritten too early, or a
-// result that is read too soon, shows. Launches call back into the test with the arguments that the
-// PTX declares. FAKE_FAIL names a function that fails.
+// Each stream has a queue, and its work is done as late as the driver's contract allows: when that
+// stream or an event in it is waited for, by the host or by another stream's work, or an allocation is
+// freed. A copy out of memory that was overwritten too early, a result that is read too soon, or work of
+// one stream that relies on another's order, shows. Launches call back into the test with the arguments
+// that the PTX declares. FAKE_FAIL names a function that fails.
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,7 +21,7 @@ struct launch {
 };
 typedef int (*launch_fn)(const struct launch *);
 
-enum { COPY, FILL, MARK, LAUNCH };
+enum { COPY, FILL, MARK, WAIT, LAUNCH };
 
 struct function {
     char name[64];
@@ -29,20 +30,36 @@ struct function {
     unsigned char size[32];
 };
 
+struct stream;
+
 struct op {
     int kind;
     void *to;
     const void *from;
     size_t bytes;
     int value;
+    // Of a mark: which record of its event. Of a wait: the record that is waited for, and its stream.
+    long record;
+    struct stream *in;
     struct function *function;
     unsigned grid[3], threads, shared;
     uint64_t args[32];
     struct op *next;
 };
 
+// A queue. Queues and events are kept when their handles are gone: queued work still names them.
+struct stream {
+    struct op *head, *tail;
+    struct stream *next;
+};
+// The default stream, and all others.
+static struct stream null_stream;
+static struct stream *streams = &null_stream;
+
+// Records so far, and the last one that was reached; the stream of the newest.
 struct event {
-    int recorded, done;
+    long recorded, done;
+    struct stream *in;
 };
 
 struct module {
@@ -56,7 +73,6 @@ struct allocation {
 };
 static struct allocation *allocations;
 
-static struct op *head, *tail;
 static launch_fn on_launch;
 static int version = 13000, devices = 1, arch = 90, fail_code, failed;
 static char fail_call[64];
@@ -86,21 +102,27 @@ size_t fake_allocation(uint64_t address, uint64_t *start) {
 static int fails(const char *call) { return !strcmp(fail_call, call) ? fail_code : 0; }
 #define CHECK() do { int code = fails(__func__); if (code) return code; } while (0)
 
-static struct op *push(int kind) {
+static struct stream *of(void *s) { return s ? s : &null_stream; }
+
+static struct op *push(void *s, int kind) {
+    struct stream *stream = of(s);
     struct op *op = calloc(1, sizeof *op);
     op->kind = kind;
-    if (tail) tail->next = op; else head = op;
-    tail = op;
+    if (stream->tail) stream->tail->next = op; else stream->head = op;
+    stream->tail = op;
     return op;
 }
 
-static void step(void) {
-    struct op *op = head;
-    head = op->next;
-    if (!head) tail = NULL;
+static void step(struct stream *stream) {
+    struct op *op = stream->head;
+    stream->head = op->next;
+    if (!stream->head) stream->tail = NULL;
+    struct event *event = op->to;
     if (op->kind == COPY) memcpy(op->to, op->from, op->bytes);
     if (op->kind == FILL) memset(op->to, op->value, op->bytes);
-    if (op->kind == MARK) ((struct event *)op->to)->done = 1;
+    if (op->kind == MARK && event->done < op->record) event->done = op->record;
+    if (op->kind == WAIT)
+        while (event->done < op->record && op->in->head) step(op->in);
     if (op->kind == LAUNCH && on_launch && !failed) {
         struct launch launch = {op->function->name, op->function->ptx, op->grid, op->threads,
                                 op->shared, op->args, op->function->size, op->function->count};
@@ -109,8 +131,12 @@ static void step(void) {
     free(op);
 }
 
+static int run(struct stream *stream) {
+    while (stream->head) step(stream);
+    return failed;
+}
 static int run_all(void) {
-    while (head) step();
+    for (struct stream *s = streams; s; s = s->next) run(s);
     return failed;
 }
 
@@ -133,34 +159,50 @@ int cuDeviceGetAttribute(int *v, int a, int d) {
 int cuDevicePrimaryCtxRetain(void **c, int d) { CHECK(); *c = (void *)(intptr_t)(d + 1); live++; return 0; }
 int cuDevicePrimaryCtxRelease_v2(int d) { (void)d; live--; return 0; }
 int cuCtxSetCurrent(void *c) { (void)c; CHECK(); return 0; }
-int cuStreamCreate(void **s, unsigned f) { (void)f; CHECK(); *s = malloc(1); live++; return 0; }
-int cuStreamDestroy_v2(void *s) { free(s); live--; return 0; }
-int cuStreamSynchronize(void *s) { (void)s; CHECK(); return run_all(); }
-int cuStreamWaitEvent(void *s, void *e, unsigned f) { (void)s; (void)e; (void)f; CHECK(); return 0; }
-int cuEventCreate(void **e, unsigned f) { (void)f; CHECK(); *e = calloc(1, sizeof(struct event)); live++; return 0; }
-int cuEventDestroy_v2(void *e) { run_all(); free(e); live--; return 0; }
-int cuEventRecord(void *e, void *s) {
-    (void)s;
+int cuStreamCreate(void **s, unsigned f) {
+    (void)f;
     CHECK();
-    // A mark that is moved is no longer reached where it was.
-    for (struct op *op = head; op; op = op->next)
-        if (op->kind == MARK && op->to == e) op->kind = -1;
-    ((struct event *)e)->recorded = 1;
-    ((struct event *)e)->done = 0;
-    push(MARK)->to = e;
+    struct stream *stream = calloc(1, sizeof *stream);
+    stream->next = streams;
+    streams = *s = stream;
+    live++;
+    return 0;
+}
+// What is queued still runs.
+int cuStreamDestroy_v2(void *s) { (void)s; live--; return 0; }
+int cuStreamSynchronize(void *s) { CHECK(); return run(of(s)); }
+int cuStreamWaitEvent(void *s, void *e, unsigned f) {
+    (void)f;
+    CHECK();
+    struct event *event = e;
+    if (!event->recorded) return 0;
+    struct op *op = push(s, WAIT);
+    op->to = e;
+    op->record = event->recorded;
+    op->in = event->in;
+    return 0;
+}
+int cuEventCreate(void **e, unsigned f) { (void)f; CHECK(); *e = calloc(1, sizeof(struct event)); live++; return 0; }
+int cuEventDestroy_v2(void *e) { (void)e; live--; return 0; }
+int cuEventRecord(void *e, void *s) {
+    struct event *event = e;
+    CHECK();
+    struct op *op = push(s, MARK);
+    op->to = e;
+    op->record = ++event->recorded;
+    event->in = of(s);
     return 0;
 }
 int cuEventQuery(void *e) {
     struct event *event = e;
     CHECK();
-    if (!event->recorded || event->done) return 0;
-    if (head) step();
-    return event->done ? 0 : 600;
+    if (event->done < event->recorded && event->in->head) step(event->in);
+    return event->done < event->recorded ? 600 : 0;
 }
 int cuEventSynchronize(void *e) {
     struct event *event = e;
     CHECK();
-    while (event->recorded && !event->done && head) step();
+    while (event->done < event->recorded && event->in->head) step(event->in);
     return failed;
 }
 int cuEventElapsedTime(float *ms, void *a, void *b) { (void)a; (void)b; CHECK(); *ms = 1.5f; return 0; }
@@ -194,32 +236,28 @@ int cuMemFree_v2(uint64_t p) {
 }
 int cuMemHostAlloc(void **p, size_t n, unsigned f) { (void)f; CHECK(); *p = malloc(n); live++; return 0; }
 int cuMemFreeHost(void *p) { free(p); live--; return 0; }
-static int copy(void *to, const void *from, size_t n) {
-    struct op *op = push(COPY);
+static int copy(void *to, const void *from, size_t n, void *s) {
+    struct op *op = push(s, COPY);
     op->to = to;
     op->from = from;
     op->bytes = n;
     return 0;
 }
 int cuMemcpyHtoDAsync_v2(uint64_t to, const void *from, size_t n, void *s) {
-    (void)s;
     CHECK();
-    return copy((void *)(uintptr_t)to, from, n);
+    return copy((void *)(uintptr_t)to, from, n, s);
 }
 int cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, void *s) {
-    (void)s;
     CHECK();
-    return copy(to, (void *)(uintptr_t)from, n);
+    return copy(to, (void *)(uintptr_t)from, n, s);
 }
 int cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, void *s) {
-    (void)s;
     CHECK();
-    return copy((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
+    return copy((void *)(uintptr_t)to, (void *)(uintptr_t)from, n, s);
 }
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t n, void *s) {
-    (void)s;
     CHECK();
-    struct op *op = push(FILL);
+    struct op *op = push(s, FILL);
     op->to = (void *)(uintptr_t)to;
     op->value = value;
     op->bytes = n;
@@ -274,9 +312,9 @@ int cuOccupancyMaxActiveBlocksPerMultiprocessor(int *n, void *f, int t, size_t s
 }
 int cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, void *s, void **params, void **extra) {
-    (void)by; (void)bz; (void)s; (void)extra;
+    (void)by; (void)bz; (void)extra;
     CHECK();
-    struct op *op = push(LAUNCH);
+    struct op *op = push(s, LAUNCH);
     op->function = f;
     op->grid[0] = gx;
     op->grid[1] = gy;

@@ -115,11 +115,34 @@ pub unsafe extern "C" fn on_launch(raw: *const RawLaunch) -> c_int {
                 }
             }
         }
-        ("headwise_append", &[pages, slots, keys, values, key_stride, value_stride, rows]) => {
+        (
+            "headwise_append",
+            &[
+                pages,
+                slots,
+                keys,
+                values,
+                places,
+                scores,
+                positions,
+                stride,
+                k_stride,
+                v_stride,
+                rows,
+            ],
+        ) => {
             let slots: &[u64] = view(slots, rows as usize);
             for (row, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot != u64::MAX) {
-                compiled.write(pages, slot, row, (keys, key_stride), true);
-                compiled.write(pages, slot, row, (values, value_stride), false);
+                compiled.write(pages, slot, row, (keys, k_stride), true);
+                compiled.write(pages, slot, row, (values, v_stride), false);
+                let page_slots = compiled.layout.slots as u64;
+                let at = (slot / page_slots * stride + slot % page_slots) as usize;
+                if scores != 0 {
+                    view_mut::<u16>(scores, at + 1)[at] = 0;
+                }
+                if positions != 0 {
+                    view_mut::<u32>(positions, at + 1)[at] = view::<u32>(places, row + 1)[row];
+                }
             }
         }
         _ => return 700,

@@ -10,9 +10,11 @@ use headwise::{
         CudaStore, Kernels, Staging, StepFence, TableMirror,
         attention::{Appender, DecodeHead, Decoder, NewRows, Tensors},
         driver::{DeviceBuffer, Stream},
+        eviction::SlotData,
         kernels::Specialisation,
-        verify::{Noise, largest_error},
+        verify::{Noise, largest_error, row_error},
     },
+    evict::Score,
     format::PageLayout,
     plan::{BlockManager, Sequence, TablePlan},
     store::{HostStore, PageStore, Rows, TablePages},
@@ -36,6 +38,11 @@ pub fn decode_loop_agrees(
     let mut staging = Staging::new(context, 3, 1 << 16).unwrap();
     let mut device = CudaStore::new(Arc::clone(&stream), PAGES, layout.page_bytes).unwrap();
     let mut host = HostStore::new(PAGES, layout.page_bytes).unwrap();
+    // What slots do not have yet must not be taken for data.
+    let mut data = SlotData::new(context, PAGES, layout.slots).unwrap();
+    let garbage = PAGES * layout.slots;
+    data.upload(&vec![0xa5a5; garbage], &vec![0xa5a5_a5a5; garbage], &mut staging, &stream)
+        .unwrap();
     let manager = BlockManager::new(PAGES).unwrap();
     let plan = Arc::new(TablePlan::new(vec![layout.slots; heads]).unwrap());
     let mut sequences = [(); 2].map(|()| manager.sequence(Arc::clone(&plan)));
@@ -58,7 +65,8 @@ pub fn decode_loop_agrees(
                 device.poison(&freed).unwrap();
                 host.poison(&freed).unwrap();
             }
-            let new = tokens - sequence.tokens();
+            let first_token = sequence.tokens();
+            let new = tokens - first_token;
             manager.reserve([(&mut *sequence, new)]).unwrap().commit();
             // Rows as a projection leaves them: token after token, head after head.
             let [k, v] = [(); 2].map(|()| noise.values(new * heads * dim));
@@ -80,12 +88,25 @@ pub fn decode_loop_agrees(
             for (buffer, values) in rows.iter_mut().zip([&k, &v]) {
                 staging.upload(&stream, buffer, [(0, bytemuck::cast_slice(values))]).unwrap();
             }
-            appender.plan(&slots, &mut staging, &stream).unwrap();
+            let positions = first_token..first_token + new;
+            let positions: Vec<u32> =
+                positions.flat_map(|p| std::iter::repeat_n(p as u32, heads)).collect();
+            appender.plan(&slots, &positions, &mut staging, &stream).unwrap();
             let stride = dim as u32;
             let [keys, values] = [rows[0].address(), rows[1].address()];
             let new = NewRows { keys, values, key_stride: stride, value_stride: stride };
             // SAFETY: the slots are the planner's, in this arena; the buffers hold the rows.
-            unsafe { appender.launch(device.address(), &new, &stream) }.unwrap();
+            unsafe { appender.launch(device.address(), &new, data.addresses(), &stream) }.unwrap();
+        }
+        for sequence in &sequences {
+            for table in sequence.heads() {
+                let (scores, positions) = data
+                    .download(table.pages, layout.slots, table.slots, &mut staging, &stream)
+                    .unwrap();
+                assert!(scores.iter().all(|&score| score == Score::ZERO), "{step:?}");
+                let known = (0..table.slots).map(|slot| table.position(slot) as u32);
+                assert!(positions.iter().copied().eq(known), "{step:?}: {positions:?}");
+            }
         }
         mirror.sync(&mut staging, &stream).unwrap();
         let tables = |s: usize, sequence: &Sequence| {
@@ -142,10 +163,9 @@ pub fn decode_loop_agrees(
         let (mut expected_out, mut expected_lse) = (vec![0f32; results * dim], vec![0f32; results]);
         let output = Output { out: &mut expected_out, lse: &mut expected_lse, scores: None };
         Reference.attend(&host, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
-        for (got, expected) in [(&got_out, &expected_out), (&got_lse, &expected_lse)] {
-            let error = largest_error(got, expected);
-            assert!(error <= tolerance, "{step:?}: {error}");
-        }
+        let errors =
+            [row_error(&got_out, &expected_out, dim), largest_error(&got_lse, &expected_lse)];
+        assert!(errors.iter().all(|&error| error <= tolerance), "{step:?}: {errors:?}");
     }
     // What a captured graph has fixed: addresses never move, the merge's blocks only grow.
     assert!(addresses.windows(2).all(|pair| pair[0].0 == pair[1].0 && pair[0].1 <= pair[1].1));

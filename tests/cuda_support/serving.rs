@@ -10,17 +10,12 @@ use headwise::{
         driver::{DeviceBuffer, Stream},
         eviction::SlotData,
         serving::{Cache, CacheSetup, Memory, ModelShape, Phases, Prompt, Tables},
-        verify::{Noise, largest_error},
+        verify::{Noise, row_error},
     },
     evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
     format::{PageFormat, PageLayout},
     store::{HostStore, PageStore, Rows, TablePages},
 };
-
-fn close(what: &str, got: &[f32], expected: &[f32], tolerance: f32) {
-    let error = largest_error(got, expected);
-    assert!(error <= tolerance, "{what}: {error}");
-}
 
 /// The model of the loop.
 pub const SHAPE: ModelShape = ModelShape {
@@ -126,7 +121,8 @@ impl Setup<'_> {
             Reference.attend(&host.store, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
             let got: Vec<f32> =
                 got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
-            close("out", &got, &want, 4e-3);
+            let error = row_error(&got, &want, dim);
+            assert!(error <= 4e-3, "out: {error}");
             if scored {
                 for (s, &step) in seen.iter().enumerate() {
                     for h in 0..kv {
@@ -224,6 +220,20 @@ impl Setup<'_> {
 /// Two sequences of so many tokens decode on the device and on the host: outputs, scores, evictions, moves
 /// and positions agree.
 pub fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables, tokens: [usize; 2]) {
+    let scored = tables == Tables::PerHead { scores: Some(1) };
+    let rates = if scored { [2.0, 2.0] } else { [1.0, 1.0] };
+    evicting_loop(kernels, format, tables, tokens, rates, &[5, 1, 7, 11]);
+}
+
+/// The same for prompts and evictions of other rates, and windows of other lengths.
+pub fn evicting_loop(
+    kernels: &Kernels,
+    format: PageFormat,
+    tables: Tables,
+    tokens: [usize; 2],
+    [rate, evicted]: [f64; 2],
+    windows: &[usize],
+) {
     let pages = 6 * tokens.iter().sum::<usize>() / 8 + 80;
     let scored = tables == Tables::PerHead { scores: Some(1) };
     let context = kernels.context();
@@ -247,7 +257,6 @@ pub fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables, tokens
     let mut setup = Setup { stream: &stream, staging, memory, layout, noise };
 
     let policy = Policy { sinks: 2, window: 8, ..Policy::default() };
-    let rate = if scored { 2.0 } else { 1.0 };
     let prompts: Vec<Prompt> = tokens
         .iter()
         .map(|&tokens| {
@@ -264,14 +273,14 @@ pub fn decode_loop(kernels: &Kernels, format: PageFormat, tables: Tables, tokens
     };
     let mut host = Host { store, scores: prompts.iter().map(scores).collect() };
     let mut freed = 0;
-    for window in [5, 1, 7, 11] {
+    for &window in windows {
         cache.plan(window, &mut setup.staging, &stream).unwrap();
         for step in 0..window {
             setup.step(&cache, &mut host, window - 1 - step, scored);
         }
         if scored {
             setup.compare_data(&cache, &mut host);
-            freed += setup.evict(&mut cache, &mut host, 2.0);
+            freed += setup.evict(&mut cache, &mut host, evicted);
         }
     }
     assert_eq!(freed > 0, scored);

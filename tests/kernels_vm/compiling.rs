@@ -1,12 +1,15 @@
 //! What ptxas makes of every kernel.
 
-use headwise::cuda::{
-    Arch,
-    kernels::KernelFile,
-    nvrtc::{KernelUsage, Nvrtc},
+use headwise::{
+    cuda::{
+        Arch,
+        kernels::{KernelFile, Specialisation},
+        nvrtc::{KernelUsage, Nvrtc, Source},
+    },
+    format::SlotFormat,
 };
 
-use super::harness::{BULK, FORMATS, nvrtc, spec};
+use super::harness::{FORMATS, arch, nvrtc, spec};
 
 /// Files whose code does not depend on the page format, or only on its size.
 fn depends_on_format(file: KernelFile) -> bool {
@@ -21,33 +24,53 @@ fn no_kernel_spills() {
         let threads = Arch::TESTED.map(|arch| scope.spawn(move || check(nvrtc, arch)));
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    println!("arch    kernel                 format         head_dim group registers");
+    println!("arch    kernel                 format         head_dim group io   registers");
     print!("{}", tables.concat());
+}
+
+/// Every kernel for f32 queries, and the two of decoding as engines launch them: f16 queries, logits,
+/// more than eight query heads.
+fn cases(nth: usize) -> Vec<(KernelFile, Specialisation)> {
+    let format = FORMATS[nth];
+    let mut cases = Vec::new();
+    for &file in KernelFile::ALL.iter().filter(|&&file| nth == 0 || depends_on_format(file)) {
+        let shapes = [(64, 3), (128, 8), (256, 4)];
+        cases.extend(shapes.map(|(head_dim, group)| (file, spec(format, head_dim, group, 16))));
+        if matches!(file, KernelFile::Decode | KernelFile::Merge) {
+            let shapes: &[(usize, usize)] = match (file, format.k, format.v) {
+                (KernelFile::Merge, ..) => &[(128, 4), (256, 12)],
+                (_, SlotFormat::F32, _) => &[(256, 12)],
+                (_, SlotFormat::F16, _) => &[(128, 4), (256, 12)],
+                (_, SlotFormat::I8, SlotFormat::I8) => &[(128, 4)],
+                _ => &[],
+            };
+            cases.extend(shapes.iter().map(|&(head_dim, group)| {
+                let spec = spec(format, head_dim, group, 16);
+                (file, Specialisation { io: SlotFormat::F16, logits: true, ..spec })
+            }));
+        }
+    }
+    cases
 }
 
 fn check(nvrtc: Nvrtc, arch: Arch) -> String {
     let mut table = String::new();
-    for (nth, format) in FORMATS.into_iter().enumerate() {
-        for (head_dim, group) in [(64, 3), (128, 8), (256, 4)] {
-            for &file in KernelFile::ALL {
-                if nth > 0 && !depends_on_format(file) {
-                    continue;
-                }
-                let mut options = vec![spec(format, head_dim, group, 16).defines()];
-                if file == KernelFile::Decode && arch.number() >= 90 {
-                    options.push([options[0].clone(), vec![BULK.to_owned()]].concat());
-                }
-                for usage in options.iter().flat_map(|options| usage(nvrtc, file, options, arch)) {
-                    let spilled = (usage.spill_stores, usage.spill_loads, usage.stack_bytes);
-                    assert_eq!(spilled, (0, 0, 0), "{usage:?} {format} {head_dim} {arch}");
-                    table += &format!(
-                        "{:<8}{:<23}{:<15}{head_dim:>8}{group:>6}{:>10}\n",
-                        arch.to_string(),
-                        usage.kernel,
-                        format.to_string(),
-                        usage.registers,
-                    );
-                }
+    for (file, spec) in (0..FORMATS.len()).flat_map(cases) {
+        let bulk = file == KernelFile::Decode && arch >= Arch::FIRST_BULK;
+        for bulk in [false, true].into_iter().filter(|&of| bulk || !of) {
+            let spec = Specialisation { bulk, ..spec };
+            let (format, head_dim, group) = (spec.layout.format, spec.layout.head_dim, spec.group);
+            for usage in usage(nvrtc, file, &spec.defines(), arch) {
+                let spilled = (usage.spill_stores, usage.spill_loads, usage.stack_bytes);
+                assert_eq!(spilled, (0, 0, 0), "{usage:?} {spec:?} {arch}");
+                table += &format!(
+                    "{:<8}{:<23}{:<15}{head_dim:>8}{group:>6} {:<5}{:>9}\n",
+                    arch.to_string(),
+                    usage.kernel,
+                    format.to_string(),
+                    spec.io.to_string(),
+                    usage.registers,
+                );
             }
         }
     }
@@ -55,8 +78,45 @@ fn check(nvrtc: Nvrtc, arch: Arch) -> String {
 }
 
 fn usage(nvrtc: Nvrtc, file: KernelFile, options: &[String], arch: Arch) -> Vec<KernelUsage> {
-    let cubin = nvrtc.cubin(&file.source(), options, arch).unwrap();
+    let cubin = nvrtc.cubin(&file.source(), options, arch).unwrap_or_else(|e| panic!("{e}"));
     assert!(!cubin.log.contains("warning"), "{}", cubin.log);
     assert!(!cubin.usage.is_empty(), "{}", cubin.log);
     cubin.usage
+}
+
+/// The shared memory that kernels plan with is what a block can have, on every architecture that the
+/// compiler knows from sm_80 on; two blocks fit where the kernels' budget says so.
+#[test]
+fn blocks_have_the_shared_memory_that_kernels_plan_with() {
+    let Some(nvrtc) = nvrtc() else { return };
+    // KiB of a multiprocessor (the CUDA C++ Programming Guide, compute capabilities); the system takes
+    // one of each block.
+    let limits = [
+        ("sm_80", 164, 2),
+        ("sm_86", 100, 1),
+        ("sm_87", 164, 2),
+        ("sm_89", 100, 1),
+        ("sm_90", 228, 2),
+        ("sm_100", 228, 2),
+        ("sm_103", 228, 2),
+        ("sm_110", 228, 2),
+        ("sm_120", 100, 1),
+        ("sm_121", 100, 1),
+    ];
+    let probe = Source {
+        name: "probe.cu",
+        text: "#include \"attend.cuh\"\n\
+               extern \"C\" __device__ const unsigned probe_budget = hw::SHARED_BUDGET;\n\
+               extern \"C\" __global__ void probe(unsigned* to) { *to = probe_budget; }",
+        headers: KernelFile::Decode.source().headers,
+    };
+    let options = spec(FORMATS[0], 64, 1, 16).defines();
+    for (name, multiprocessor, blocks) in limits {
+        let compiled =
+            nvrtc.compile(&probe, &options, arch(name)).unwrap_or_else(|e| panic!("{e}"));
+        let (_, value) = compiled.ptx.split_once("probe_budget = ").unwrap();
+        let budget: u32 = value.split(';').next().unwrap().parse().unwrap();
+        let room = |budget: u32| blocks * (budget + 1024) <= multiprocessor << 10;
+        assert!(room(budget) && !room(budget + 1024), "{name}: {budget}");
+    }
 }

@@ -33,6 +33,8 @@ enum Caught {
     Misaligned,
     /// A barrier that is arrived at wrongly, or that nothing completes.
     Barrier,
+    /// Bulk copies that are not fenced off from ordinary writes.
+    Proxy,
     /// The result differs from f64.
     Wrong,
 }
@@ -56,7 +58,7 @@ const fn fault(
     Fault { what, file, format, edit: Edit { from, to }, caught }
 }
 
-use Caught::{EarlyRead, EarlyWrite, InFlight, Uninitialised, Wrong};
+use Caught::{EarlyRead, EarlyWrite, InFlight, Proxy, Uninitialised, Wrong};
 use KernelFile::{Decode, Merge, Prefill};
 use SlotFormat::{Bf16, F16, F32, I8};
 
@@ -293,6 +295,14 @@ const BULK_FAULTS: &[Fault] = &[
         EarlyRead,
     ),
     fault(
+        "bulk decode: no fence between writes and bulk copies",
+        Decode,
+        F16,
+        "asm volatile(\"fence.proxy.async.shared::cta;\" ::: \"memory\");",
+        "",
+        Proxy,
+    ),
+    fault(
         "bulk decode: a row too few",
         Decode,
         F16,
@@ -341,6 +351,7 @@ fn verdict(nvrtc: Nvrtc, fault: &Fault, bulk: bool) -> Option<Caught> {
             Some(FaultKind::OutOfBounds { .. }) => Caught::OutOfBounds,
             Some(FaultKind::Misaligned { .. }) => Caught::Misaligned,
             Some(FaultKind::Mbarrier { .. } | FaultKind::Deadlock(_)) => Caught::Barrier,
+            Some(FaultKind::Proxy { .. }) => Proxy,
             other => panic!("{}: {other:?}", fault.what),
         }),
     })

@@ -59,7 +59,7 @@ pub fn bulk_decode(nvrtc: Nvrtc, spec: &Specialisation, arch: Arch, edits: &[Edi
 }
 
 /// The option that makes decode load tiles by the copy engine.
-pub const BULK: &str = "-DHEADWISE_BULK";
+const BULK: &str = "-DHEADWISE_BULK";
 
 /// Compiles a kernel with its text changed.
 pub fn mutant(

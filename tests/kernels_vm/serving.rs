@@ -14,7 +14,7 @@ use headwise::{
 };
 
 use super::whole::{device, ran};
-use crate::serving_loop::{SHAPE, decode_loop};
+use crate::serving_loop::{SHAPE, decode_loop, evicting_loop};
 
 /// Products by plain loops: device memory is host memory.
 struct HostGemm;
@@ -65,6 +65,16 @@ fn long_heads_are_cut_and_grow() {
         decode_loop(kernels, format, Tables::PerHead { scores: Some(1) }, [1500, 40]);
         decode_loop(kernels, format, Tables::Shared, [700, 40]);
         assert!(ran().contains(&"headwise_merge".to_owned()), "no head was cut");
+    });
+}
+
+/// However much has grown since the last eviction: heads give up most of some fifty pages.
+#[test]
+fn a_late_eviction_is_the_hosts() {
+    device(90, |_, _, kernels| {
+        let scored = Tables::PerHead { scores: Some(1) };
+        let format = PageFormat::default();
+        evicting_loop(kernels, format, scored, [400, 300], [1.0, 8.0], &[2]);
     });
 }
 

@@ -6,7 +6,7 @@ use headwise::{
 };
 
 use super::{
-    harness::{FORMATS, Random, arch, floats, kernel, nvrtc, spec, words},
+    harness::{FORMATS, Random, arch, floats, integers, kernel, nvrtc, spec, words},
     paged::Paged,
     world::{Free, World, encode, slot_ranges},
 };
@@ -69,17 +69,38 @@ fn append_stores_what_the_host_stores() {
             };
             let mut vm = Machine::new(8);
             let arena = vm.alloc_init("pages", &vec![0xa5; pages * layout.page_bytes]);
+            // Pages of the pool have more data than this format's slots.
+            let stride = layout.slots + 2;
+            let scores = vm.alloc_init("scores", &vec![0xa5; 2 * pages * stride]);
+            let places = vm.alloc_init("positions", &vec![0xa5; 4 * pages * stride]);
             let args = [
                 Arg::ptr(arena),
                 Arg::ptr(vm.alloc_read_only("slots", &slots)),
                 Arg::ptr(vm.alloc_read_only("keys", &packed(&keys))),
                 Arg::ptr(vm.alloc_read_only("values", &packed(&values))),
+                Arg::ptr(vm.alloc_read_only("row positions", &words((0..9).map(|row| 70 + row)))),
+                Arg::ptr(scores),
+                Arg::ptr(places),
+                Arg::u32(stride as u32),
                 Arg::u32(head_dim as u32 + 4),
                 Arg::u32(head_dim as u32 + 4),
                 Arg::u32(count as u32),
             ];
             append.run(&mut vm, [2, 1, 1], &args).unwrap();
+            // Without data the same rows are stored again, and nothing else is written.
+            let null = Arg::ptr(DevicePtr(0));
+            let bare = [&args[..4], &[(); 3].map(|()| null.clone()), &args[7..]].concat();
+            let stats = append.run(&mut vm, [1, 1, 1], &bare).unwrap();
+            assert_eq!(stats.global_written_bytes, 8 * layout.slot_bytes() as u64, "{format}");
 
+            let (mut want, mut want_places) =
+                (vec![0xa5a5u16; pages * stride], vec![0xa5a5_a5a5u32; pages * stride]);
+            for row in (0..count).filter(|&row| row != 5) {
+                let datum = at(row) / layout.slots * stride + at(row) % layout.slots;
+                (want[datum], want_places[datum]) = (0, 70 + row as u32);
+            }
+            assert_eq!(vm.read(scores).unwrap(), bytemuck::cast_slice::<u16, u8>(&want));
+            assert_eq!(integers(vm.read(places).unwrap()), want_places);
             let got = vm.read(arena).unwrap();
             let mut untouched = vec![true; got.len()];
             for row in (0..count).filter(|&row| row != 5) {
@@ -202,6 +223,86 @@ fn compact_moves_every_byte_of_a_slot() {
                 assert_eq!(got[at..at + len], want[at..at + len], "{format} at {at}");
             }
         }
+    }
+}
+
+/// Copy-on-compress: others share the pages of a table, so slots are read from it and written to one in
+/// which copies stand for the pages that moves write. What does not move is where it was in both, and
+/// nobody else sees a change.
+#[test]
+fn compact_writes_copies_of_shared_pages() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for format in FORMATS {
+        let spec = spec(format, 64, 1, 6);
+        let compact = kernel(nvrtc, KernelFile::Compact, &spec, arch("sm_90"));
+        let world = World::new(&spec, &[3 * spec.layout.slots + 2], 4);
+        let (layout, head) = (&world.layout, &world.heads[0]);
+        let (each, bytes) = (layout.slots, layout.page_bytes);
+        // Slots of the last two pages, which are only read, go to the first two, which have copies.
+        let moves = [(2 * each, 1), (2 * each + 3, each + 2), (3 * each + 1, each + 4)];
+        let copy = (world.arena.len() / bytes) as u32;
+        let copies = [(head.pages[0], copy), (head.pages[1], copy + 1)];
+        let mut vm = Machine::new(6);
+        let pages = vm.alloc_uninit("pages", world.arena.len() + copies.len() * bytes);
+        for &(at, len) in &world.used {
+            let slot = &world.arena[at..at + len];
+            vm.write(pages, at, slot).unwrap();
+            let (page, offset) = (at / bytes, at % bytes);
+            for &(_, to) in copies.iter().filter(|&&(from, _)| from as usize == page) {
+                vm.write(pages, to as usize * bytes + offset, slot).unwrap();
+            }
+        }
+        // The old table, then the new one, which ends where the dropped pages were.
+        let ids: Vec<u32> = head.pages.iter().copied().chain([copy, copy + 1]).collect();
+        let stride = each + 1;
+        let held = copy as usize + copies.len();
+        let datum = |page: u32, slot: usize| page as usize * stride + slot % each;
+        let (mut scores, mut places) = (vec![0xa5a5u16; held * stride], vec![7u32; held * stride]);
+        for slot in 0..head.slots {
+            let page = head.pages[slot / each];
+            let copied = copies.iter().filter(|&&(from, _)| from == page).map(|&(_, to)| to);
+            for page in copied.chain([page]) {
+                let at = datum(page, slot);
+                (scores[at], places[at]) = (300 + slot as u16, 900 + slot as u32);
+            }
+        }
+        let data = vm.alloc_init("scores", bytemuck::cast_slice(&scores));
+        let spots = vm.alloc_init("positions", &words(places.iter().copied()));
+        let ends = moves.iter().flat_map(|&(from, to)| [from as u32, to as u32]);
+        let args = [
+            pages,
+            vm.alloc_read_only("page ids", &words(ids)),
+            vm.alloc_read_only("heads", &words([0, head.pages.len() as u32, 0])),
+            vm.alloc_read_only("moves", &words(ends)),
+            vm.alloc_read_only("counts", &words([moves.len() as u32])),
+            data,
+            spots,
+        ];
+        let mut args = args.map(Arg::ptr).to_vec();
+        args.push(Arg::u32(stride as u32));
+        compact.run(&mut vm, [1, 1, 1], &args).unwrap();
+
+        let got = vm.read_partial(pages).unwrap();
+        for &(at, len) in &world.used {
+            assert_eq!(got[at..at + len], world.arena[at..at + len], "{format}: a shared page");
+        }
+        let source = |slot: usize| moves.iter().find(|m| m.1 == slot).map_or(slot, |m| m.0);
+        for slot in 0..2 * each {
+            let from = source(slot);
+            for region in [&layout.k, &layout.v] {
+                let read = slot_ranges(region, from % each);
+                let written = slot_ranges(region, slot % each);
+                for ((at, len), (to, _)) in read.into_iter().zip(written) {
+                    let at = head.pages[from / each] as usize * bytes + at;
+                    let to = copies[slot / each].1 as usize * bytes + to;
+                    assert_eq!(got[to..to + len], world.arena[at..at + len], "{format}: {slot}");
+                }
+            }
+            let at = datum(copies[slot / each].1, slot);
+            (scores[at], places[at]) = (300 + from as u16, 900 + from as u32);
+        }
+        assert_eq!(vm.read(data).unwrap(), bytemuck::cast_slice::<u16, u8>(&scores));
+        assert_eq!(integers(vm.read(spots).unwrap()), places);
     }
 }
 

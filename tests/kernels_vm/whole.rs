@@ -117,7 +117,8 @@ fn attention_over_mixed_formats_is_that_of_the_reference() {
             PageFormat::both(SlotFormat::F32),
         ];
         let shape = CacheShape::new(1, 2, 6, 64).unwrap();
-        let case = AttentionCase { shape, formats: &formats, longest: 900, seed: 5 };
+        // Longer than what one block scores.
+        let case = AttentionCase { shape, formats: &formats, longest: 1100, seed: 5 };
         let errors = attention_errors(kernels, &case).unwrap();
         assert!(errors.within(2e-3), "{errors:?}");
         let ran = RAN.take();

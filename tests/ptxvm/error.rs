@@ -75,6 +75,8 @@ pub enum FaultKind {
     ReadOnly { space: &'static str, addr: u64, near: String },
     #[error("shared address {addr:#x} has an asynchronous copy in flight that nobody waited for")]
     AsyncInFlight { addr: u64 },
+    #[error("shared address {addr:#x} was written with no proxy fence before a bulk copy uses it")]
+    Proxy { addr: u64 },
     #[error("{space} race, {hazard:?}, at address {addr:#x} with {other}")]
     Race { space: &'static str, hazard: Hazard, addr: u64, other: String },
     #[error("barrier divergence: {0}")]

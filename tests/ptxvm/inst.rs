@@ -241,6 +241,8 @@ pub enum Op {
     Trap,
     /// Ordering and hints without effect on values.
     Nop,
+    /// Orders what is known of shared memory before bulk copies to it.
+    FenceProxy,
     Nanosleep,
     Clock {
         dst: Dst,

@@ -120,6 +120,24 @@ fn only_threads_that_observed_the_phase_may_read_a_bulk_copy() {
     assert!(kinds.iter().all(early), "{kinds:?}");
 }
 
+/// Stores, and the barrier itself, are before a bulk copy by a fence between the proxies and by no other
+/// order.
+#[test]
+fn stores_before_bulk_copies_need_a_proxy_fence() {
+    let after = |fence: &str| {
+        let store = format!("st.shared.u32 [%r3+128], %r1; {fence} bar.sync 0; @!%p1 bra GO;");
+        bulk("256", &wait(0)).replace("@!%p1 bra GO;", &store)
+    };
+    launch(&after("fence.proxy.async;"), 64);
+    launch(&after("fence.proxy.async.shared::cta;"), 64);
+    for other in ["", "fence.acq_rel.cta;"] {
+        let kind = fault(&after(other), 64);
+        assert!(matches!(kind, FaultKind::Proxy { .. }), "{kind}");
+    }
+    let kind = fault(&bulk("256", &wait(0)).replace("fence.proxy.async;", ""), 64);
+    assert!(matches!(kind, FaultKind::Proxy { .. }), "{kind}");
+}
+
 #[test]
 fn bulk_copies_are_checked() {
     let with = |copy: &str| format!("{} {copy}", init(1));

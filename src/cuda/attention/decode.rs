@@ -213,7 +213,9 @@ impl Decoder {
     /// Queues the copy of a plan that was made for this decoder's [`blocks`](Self::blocks).
     ///
     /// # Errors
-    /// [`CudaError::TooManyHeads`] for a plan of more heads than the decoder was made for.
+    /// [`CudaError::TooManyHeads`] for a plan of more heads than the decoder was made for,
+    /// [`CudaError::OtherPlan`] for one that was divided over other blocks or leads outside its own
+    /// items and partial results. The last plan stays then.
     pub fn upload(
         &mut self,
         mut plan: DecodePlan,
@@ -223,6 +225,10 @@ impl Decoder {
         if plan.ends.len() > self.most_heads {
             let (heads, most) = (plan.ends.len(), self.most_heads);
             return Err(CudaError::TooManyHeads { heads, most });
+        }
+        if let Some(problem) = self.unfit(&plan) {
+            let (items, lists) = (plan.items.len(), plan.lists.len().saturating_sub(1));
+            return Err(CudaError::OtherPlan { items, lists, blocks: self.blocks, problem });
         }
         let needed = match plan.merges.len() {
             0 => 0,
@@ -237,11 +243,39 @@ impl Decoder {
         upload(&mut self.merges, bytemuck::cast_slice(&plan.merges))
     }
 
+    /// Why a launch could not follow `plan`: what it would read of the lists and write of the partial
+    /// results, which are the decoder's own.
+    fn unfit(&self, plan: &DecodePlan) -> Option<&'static str> {
+        let most_items = self.items.bytes() / size_of::<WorkItem>();
+        let row = self.specialisation.group * size_of::<f32>();
+        let most_partials = (self.partial_lse.bytes() / row.max(1)) as u64;
+        let partials = u64::from(plan.partials);
+        let ascending = plan.lists.is_sorted() && plan.lists.first() == Some(&0);
+        if plan.lists.len() != self.blocks as usize + 1 {
+            return Some("it was divided over other blocks");
+        }
+        if !ascending || plan.lists.last().copied() != u32::try_from(plan.items.len()).ok() {
+            return Some("its lists are not those of its items");
+        }
+        if plan.items.len() > most_items || partials > most_partials {
+            return Some("there is no room for all items or partial results");
+        }
+        let written = |item: &WorkItem| item.partial == NO_PARTIAL || item.partial < plan.partials;
+        let read = |merge: &MergeItem| {
+            *merge == MergeItem::NONE || u64::from(merge.first) + u64::from(merge.count) <= partials
+        };
+        if !plan.items.iter().all(written) || !plan.merges.iter().all(read) {
+            return Some("an item or a merge names a partial result that is none of its own");
+        }
+        (plan.merges.len() > self.most_heads).then_some("there is no room for all merges")
+    }
+
     /// Queues the planned launches.
     ///
     /// # Safety
-    /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it, and every
-    /// address of `tensors` covers what its heads name, until the stream is done with it.
+    /// The last [`plan`](Self::plan) or [`upload`](Self::upload) succeeded and was queued in `stream` or
+    /// before it, and every address of `tensors` covers what the plan's items name, until the stream is
+    /// done with it.
     pub unsafe fn launch(&self, tensors: &Tensors, stream: &Stream) -> Result<(), CudaError> {
         let group = self.specialisation.group as u32;
         let [items, lists, merges, partial_out, partial_lse] =
@@ -270,8 +304,8 @@ impl Decoder {
             Argument::F32(tensors.scale),
         ];
         let decode = if tensors.logits == 0 { &self.plain } else { &self.decode };
-        // SAFETY: the arguments are those of `headwise_decode`; the plan's items stay within the
-        // buffers, whose sizes bound any plan of `most_heads`; the caller vouches for the tensors.
+        // SAFETY: the arguments are those of `headwise_decode`; lists and partial results of the plan
+        // were checked against the buffers; the caller vouches for the tensors.
         unsafe { decode.launch(stream, [self.blocks, group.div_ceil(16), 1], &arguments) }?;
         let arguments = [merges, partial_out, partial_lse, out, lse];
         // SAFETY: the arguments are those of `headwise_merge`; the items are of the same plan.

@@ -4,14 +4,12 @@ use std::{collections::HashMap, sync::Arc};
 
 use parking_lot::Mutex;
 
-use super::{DecodeHead, Decoder, PrefillHead, ScoreItem, Tensors, prefill_items};
+use super::{DecodeHead, Decoder, PrefillHead, Prefiller, Tensors, WindowHead, WindowScorer};
 use crate::{
     attend::{AttendError, Attention, Batch, Output, Reduce, SlotScores},
     cuda::{
-        CudaError, CudaStore, Kernels, Staging,
-        driver::{Argument, Stream},
-        growing::Growing,
-        kernels::{KernelFile, Specialisation},
+        CudaError, CudaStore, Kernels, Staging, driver::Stream, growing::Growing,
+        kernels::Specialisation,
     },
     format::PageLayout,
     store::StoreError,
@@ -19,8 +17,6 @@ use crate::{
 
 /// Slots of the staging ring, and their bytes.
 const STAGING: (usize, usize) = (4, 1 << 20);
-/// Slots that one block scores, at least; rounded up to whole pages.
-const SCORE_SLOTS: usize = 1024;
 
 /// Attention on a device for engines whose queries are in host memory: one call copies them there and
 /// the results back. All work runs in the store's stream.
@@ -38,10 +34,16 @@ struct State {
     out: Growing,
     lse: Growing,
     page_ids: Growing,
-    prefill: Growing,
-    score: Growing,
     sums: Growing,
-    decoders: HashMap<Vec<String>, Decoder>,
+    launchers: HashMap<Vec<String>, Launchers>,
+}
+
+/// What launches the kernels of one specialisation, made when it is first needed.
+#[derive(Debug, Default)]
+struct Launchers {
+    decoder: Option<Decoder>,
+    prefiller: Option<Prefiller>,
+    scorer: Option<WindowScorer>,
 }
 
 /// The heads of a batch that share a layout, and so a launch.
@@ -49,7 +51,7 @@ struct Uniform {
     specialisation: Specialisation,
     decode: Vec<DecodeHead>,
     prefill: Vec<PrefillHead>,
-    score: Vec<ScoreItem>,
+    score: Vec<WindowHead>,
 }
 
 /// A batch taken apart.
@@ -68,9 +70,9 @@ impl CudaAttention {
     /// Attention with `kernels` on their device.
     pub fn new(kernels: Arc<Kernels>) -> Result<Self, CudaError> {
         let staging = Staging::new(kernels.context(), STAGING.0, STAGING.1)?;
-        let [queries, out, lse, page_ids, prefill, score, sums] = Default::default();
-        let decoders = HashMap::new();
-        let state = State { staging, queries, out, lse, page_ids, prefill, score, sums, decoders };
+        let [queries, out, lse, page_ids, sums] = Default::default();
+        let launchers = HashMap::new();
+        let state = State { staging, queries, out, lse, page_ids, sums, launchers };
         Ok(Self { kernels, state: Mutex::new(state) })
     }
 }
@@ -158,24 +160,19 @@ impl Parts {
                     let skip = scores.skip_newest();
                     let first = span.tokens.saturating_add(skip).saturating_sub(head.slots);
                     let window = scores.tokens(span).start.max(first);
-                    let page_slots = head.layout.slots;
-                    let chunk = SCORE_SLOTS.next_multiple_of(page_slots);
                     if window >= span.tokens {
                         parts.unscored.push(at..parts.slots);
                         continue;
                     }
-                    for first in (0..head.slots).step_by(chunk) {
-                        uniform.score.push(ScoreItem {
-                            query: index(first_row + window * query_heads + h * group)?,
-                            pages: pages + index(first / page_slots)?,
-                            slots: index(chunk.min(head.slots - first))?,
-                            first_slot: index(first)?,
-                            before: index(head.slots - skip - (span.tokens - window))?,
-                            window: index(span.tokens - window)?,
-                            sums: index(at + first)?,
-                            reserved: 0,
-                        });
-                    }
+                    index(parts.slots)?;
+                    uniform.score.push(WindowHead {
+                        query: index(first_row + window * query_heads + h * group)?,
+                        pages,
+                        slots,
+                        before: index(head.slots - skip - (span.tokens - window))?,
+                        window: index(span.tokens - window)?,
+                        sums: index(at)?,
+                    });
                 }
             }
             first_row += span.tokens * query_heads;
@@ -208,7 +205,7 @@ impl State {
     ) -> Result<(), CudaError> {
         let (context, stream) = (kernels.context(), &**store.stream());
         let query_heads = batch.shape.query_heads() as u32;
-        let Self { staging, queries, out, lse, page_ids, prefill, score, .. } = self;
+        let Self { staging, queries, out, lse, page_ids, .. } = self;
         let tensors = Tensors {
             pages: store.address(),
             page_ids: page_ids.upload(context, staging, stream, &parts.page_ids)?,
@@ -221,34 +218,33 @@ impl State {
         let sums_at = self.sums.reserve(context, size_of_val::<[f32]>(sums))?.address();
         for uniform in &parts.uniform {
             let specialisation = &uniform.specialisation;
+            let launchers = self.launchers.entry(specialisation.defines()).or_default();
+            // SAFETY, of every launch: page ids and slots were checked against the store, the rows are
+            // those of the buffers reserved above and `sums` has a place for each slot and query head of
+            // the group; all outlive the download that ends this call.
             if !uniform.decode.is_empty() {
-                let decoder = decoder(&mut self.decoders, kernels, uniform, stream)?;
+                let decoder = launchers.decoder(kernels, uniform, stream)?;
                 decoder.plan(&uniform.decode, staging, stream)?;
-                // SAFETY: page ids and slots were checked against the store, and the rows are those
-                // of the buffers reserved above, which outlive the download that ends this call.
+                // SAFETY: as above.
                 unsafe { decoder.launch(&tensors, stream) }?;
             }
-            let shared = [tensors.pages, tensors.page_ids].map(Argument::U64);
-            let stride = [Argument::U32(query_heads), Argument::F32(tensors.scale)];
             if !uniform.prefill.is_empty() {
-                let kernel = kernels.get(KernelFile::Prefill, specialisation, stream)?;
-                let group = specialisation.group as u32;
-                let items = prefill_items(&uniform.prefill, group, kernel.rows().unwrap_or(1));
-                let at = prefill.upload(context, staging, stream, &items)?;
-                let rows = [at, tensors.queries, tensors.out, tensors.lse].map(Argument::U64);
-                let arguments = [&shared[..], &rows, &stride].concat();
-                // SAFETY: the arguments are those of `headwise_prefill`; memory as for decode.
-                unsafe { kernel.launch(stream, [items.len() as u32, 1, 1], &arguments) }?;
+                let prefiller = match &mut launchers.prefiller {
+                    Some(prefiller) => prefiller,
+                    none => none.insert(Prefiller::new(kernels, specialisation, stream)?),
+                };
+                prefiller.plan(&uniform.prefill, staging, stream)?;
+                // SAFETY: as above.
+                unsafe { prefiller.launch(&tensors, query_heads, stream) }?;
             }
             if !uniform.score.is_empty() {
-                let kernel = kernels.get(KernelFile::Score, specialisation, stream)?;
-                let at = score.upload(context, staging, stream, &uniform.score)?;
-                let rows = [at, tensors.queries, tensors.lse, sums_at].map(Argument::U64);
-                let arguments = [&shared[..], &rows, &stride].concat();
-                let grid = [uniform.score.len() as u32, specialisation.group as u32, 1];
-                // SAFETY: the arguments are those of `headwise_score`; `sums` has a place for each
-                // slot and query head of the group.
-                unsafe { kernel.launch(stream, grid, &arguments) }?;
+                let scorer = match &mut launchers.scorer {
+                    Some(scorer) => scorer,
+                    none => none.insert(WindowScorer::new(kernels, specialisation, stream)?),
+                };
+                scorer.plan(&uniform.score, staging, stream)?;
+                // SAFETY: as above.
+                unsafe { scorer.launch(&tensors, sums_at, query_heads, stream) }?;
             }
         }
         self.out.download(staging, stream, output.out)?;
@@ -257,24 +253,23 @@ impl State {
     }
 }
 
-/// The decoder of a specialisation, made anew when it is too small.
-fn decoder<'a>(
-    all: &'a mut HashMap<Vec<String>, Decoder>,
-    kernels: &Kernels,
-    uniform: &Uniform,
-    stream: &Stream,
-) -> Result<&'a mut Decoder, CudaError> {
-    use std::collections::hash_map::Entry;
-    let heads = uniform.decode.len();
-    let make = || Decoder::new(kernels, uniform.specialisation, heads.next_power_of_two(), stream);
-    match all.entry(uniform.specialisation.defines()) {
-        Entry::Vacant(entry) => Ok(entry.insert(make()?)),
-        Entry::Occupied(mut entry) => {
-            if entry.get().most_heads() < heads {
-                entry.insert(make()?);
+impl Launchers {
+    /// The decoder, made anew when it is too small.
+    fn decoder(
+        &mut self,
+        kernels: &Kernels,
+        uniform: &Uniform,
+        stream: &Stream,
+    ) -> Result<&mut Decoder, CudaError> {
+        let heads = uniform.decode.len();
+        self.decoder.take_if(|decoder| decoder.most_heads() < heads);
+        Ok(match &mut self.decoder {
+            Some(decoder) => decoder,
+            none => {
+                let (of, most) = (uniform.specialisation, heads.next_power_of_two());
+                none.insert(Decoder::new(kernels, of, most, stream)?)
             }
-            Ok(entry.into_mut())
-        }
+        })
     }
 }
 

@@ -1,8 +1,14 @@
-//! A chunk of query tokens, cut into the rows that one block takes.
+//! Prefill attention: chunks of query tokens, cut into the rows that one block takes.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
 
-use super::PrefillItem;
+use super::{PrefillItem, Tensors};
+use crate::cuda::{
+    CudaError, Kernels, Loaded, Staging,
+    driver::{Argument, Stream},
+    growing::Growing,
+    kernels::{KernelFile, Specialisation},
+};
 
 /// One (sequence, KV head) and the chunk that reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,66 @@ pub fn prefill_items(heads: &[PrefillHead], group: u32, most_rows: u32) -> Vec<P
     }
     items.sort_by_key(|item| Reverse(item.before + (item.first_row + item.rows).div_ceil(group)));
     items
+}
+
+/// Prefill attention for one specialisation, on device addresses.
+#[derive(Debug)]
+pub struct Prefiller {
+    kernel: Arc<Loaded>,
+    group: u32,
+    items: Growing,
+    planned: (u64, u32),
+}
+
+impl Prefiller {
+    /// Compiles the kernel.
+    pub fn new(
+        kernels: &Kernels,
+        specialisation: &Specialisation,
+        stream: &Stream,
+    ) -> Result<Self, CudaError> {
+        let kernel = kernels.get(KernelFile::Prefill, specialisation, stream)?;
+        let group = specialisation.group as u32;
+        Ok(Self { kernel, group, items: Growing::default(), planned: (0, 0) })
+    }
+
+    /// Cuts the chunks of the next launches into items and queues their copy to the device. Memory grows
+    /// to what is asked, so a launch that was captured ends with its plan.
+    pub fn plan(
+        &mut self,
+        heads: &[PrefillHead],
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let items = prefill_items(heads, self.group, self.kernel.rows().unwrap_or(1));
+        self.planned.1 = 0;
+        let context = staging.context().clone();
+        let at = self.items.upload(&context, staging, stream, &items)?;
+        self.planned = (at, items.len() as u32);
+        Ok(())
+    }
+
+    /// Queues the launch. `row_stride` is the distance from a token's rows to the next token's, in rows:
+    /// all query heads of a token. The chunks' own slots are in the pages already; logits are not
+    /// written.
+    ///
+    /// # Safety
+    /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it, and every
+    /// address of `tensors` covers what its heads name, until the stream is done with it.
+    pub unsafe fn launch(
+        &self,
+        tensors: &Tensors,
+        row_stride: u32,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let (items, count) = self.planned;
+        let Tensors { pages, page_ids, queries, out, lse, scale, .. } = *tensors;
+        let addresses = [pages, page_ids, items, queries, out, lse].map(Argument::U64);
+        let sizes = [Argument::U32(row_stride), Argument::F32(scale)];
+        let arguments = [&addresses[..], &sizes].concat();
+        // SAFETY: the arguments are those of `headwise_prefill`; the caller vouches for the tensors.
+        unsafe { self.kernel.launch(stream, [count, 1, 1], &arguments) }
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const SAMPLES: usize = 7;
 const SAMPLE_SECONDS: f64 = 3e-3;
 /// The most launches of a sample.
 const MOST_LAUNCHES: usize = 512;
-/// Bytes of the copy that shares are measured against: far beyond any cache.
+/// Bytes of the copy that shares are measured against: far beyond any cache. A small device copies less.
 const COPY_BYTES: usize = 2 << 30;
 
 /// Queues the launch of that number.
@@ -76,12 +76,14 @@ impl Clock {
 
     /// Bytes read and written per second by a copy on the device, in GB/s.
     pub fn copy_gbps(&mut self) -> Result<f64, CudaError> {
-        let mut buffer = DeviceBuffer::new(self.stream.context(), 2 * COPY_BYTES)?;
-        buffer.fill(0..2 * COPY_BYTES, 0x5a, &self.stream)?;
+        let context = self.stream.context();
+        let bytes = COPY_BYTES.min(context.memory()?.0 / 4);
+        let mut buffer = DeviceBuffer::new(context, 2 * bytes)?;
+        buffer.fill(0..2 * bytes, 0x5a, &self.stream)?;
         let seconds = self.median(&mut |i, stream| {
-            let (from, to) = if i % 2 == 0 { (0, COPY_BYTES) } else { (COPY_BYTES, 0) };
-            buffer.copy_within(from, to, COPY_BYTES, stream)
+            let (from, to) = if i % 2 == 0 { (0, bytes) } else { (bytes, 0) };
+            buffer.copy_within(from, to, bytes, stream)
         })?;
-        Ok(2.0 * COPY_BYTES as f64 / seconds / 1e9)
+        Ok(2.0 * bytes as f64 / seconds / 1e9)
     }
 }

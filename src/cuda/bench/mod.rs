@@ -9,6 +9,7 @@ mod arena;
 mod clock;
 mod correct;
 mod decode;
+mod measure;
 mod movers;
 mod scores;
 mod table;
@@ -22,14 +23,15 @@ use super::{
     CudaError, CudaVersion, Kernels,
     device::DeviceInfo,
     driver::Stream,
+    kernels::MOST_HEAD_DIM,
     verify::{AttentionErrors, VerifyError},
 };
 use crate::{
     base::{CacheShape, ShapeError},
     format::{LayoutError, PageFormat, PageLayout},
 };
-use arena::Arena;
 use clock::Clock;
+use measure::page_memory;
 
 /// How much of the benchmark runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -62,7 +64,8 @@ pub struct BenchPlan {
     pub lengths: Vec<usize>,
     /// Sequences decoded at once.
     pub batches: Vec<usize>,
-    /// The most bytes of pages in any case, in bytes; larger cases are left out and listed.
+    /// The most bytes of pages in any case, in bytes, on a device that has the memory; larger cases are
+    /// left out and listed.
     pub most_bytes: usize,
 }
 
@@ -100,7 +103,9 @@ pub struct BenchReport {
     pub copy_gbps: f64,
     /// Decode attention.
     pub decode: Vec<DecodeRow>,
-    /// Cases that would not fit.
+    /// The most bytes of pages in any case: what was asked for, or what the device had free.
+    pub most_bytes: usize,
+    /// Cases that would not fit, and why.
     pub left_out: Vec<String>,
     /// The other kernels.
     pub movers: Vec<MoverRow>,
@@ -196,6 +201,9 @@ pub enum BenchError {
     /// Heads that make no shape.
     #[error(transparent)]
     Shape(#[from] ShapeError),
+    /// Heads that the kernels are not made for.
+    #[error("the kernels take head_dim up to {MOST_HEAD_DIM}, not {0}")]
+    HeadDim(usize),
     /// A list with nothing in it, or a zero in one.
     #[error("there is nothing to measure: {0}")]
     Empty(&'static str),
@@ -222,6 +230,7 @@ pub fn bench(
         checks: Vec::new(),
         copy_gbps: 0.0,
         decode: Vec::new(),
+        most_bytes: plan.most_bytes,
         left_out: Vec::new(),
         movers: Vec::new(),
     };
@@ -234,25 +243,10 @@ pub fn bench(
     let stream = Stream::new(context)?;
     let mut clock = Clock::new(stream)?;
     report.copy_gbps = clock.copy_gbps()?;
+    report.most_bytes = plan.most_bytes.min(page_memory(context.memory()?.0));
     for &format in &plan.formats {
-        let layout = plan.layout(format)?;
-        let mine: Vec<_> = cases.iter().filter(|case| case.format == format).collect();
-        let (fit, too_large): (Vec<&decode::Case>, Vec<&decode::Case>) =
-            mine.into_iter().partition(|case| case.page_bytes(&layout, plan) <= plan.most_bytes);
-        for case in too_large {
-            progress(BenchEvent::Done);
-            report.left_out.push(case.to_string());
-        }
-        let bytes = fit.iter().map(|case| case.page_bytes(&layout, plan)).max();
-        let arena = Arena::new(&clock, layout, bytes.unwrap_or(0))?;
-        for case in fit {
-            report.decode.extend(decode::measure(&mut clock, kernels, &arena, plan, case)?);
-            progress(BenchEvent::Done);
-        }
-        if plan.scope == BenchScope::All {
-            report.movers.extend(movers::measure(&mut clock, kernels, &arena, plan, format)?);
-        }
-        progress(BenchEvent::Done);
+        let mine = cases.iter().filter(|case| case.format == format);
+        report.measure(&mut clock, kernels, format, &mine.collect::<Vec<_>>(), progress)?;
     }
     report.fill_shares();
     Ok(report)
@@ -273,6 +267,9 @@ impl BenchPlan {
                 return Err(BenchError::Empty(what));
             }
         }
+        if self.head_dim > MOST_HEAD_DIM {
+            return Err(BenchError::HeadDim(self.head_dim));
+        }
         let query_heads = self.kv_heads.saturating_mul(self.group);
         let shape = CacheShape::new(1, self.kv_heads, query_heads, self.head_dim)?;
         self.formats.iter().try_for_each(|&format| self.layout(format).map(drop))?;
@@ -292,5 +289,33 @@ impl BenchReport {
         let copy = self.copy_gbps;
         self.decode.iter_mut().for_each(|row| row.share = row.gbps / copy);
         self.movers.iter_mut().for_each(|row| row.share = row.gbps / copy);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::SlotFormat;
+
+    #[test]
+    fn heads_that_are_too_wide_are_refused_before_anything_is_compiled() {
+        let plan = BenchPlan { head_dim: 512, ..BenchPlan::default() };
+        let error = plan.check().unwrap_err().to_string();
+        assert_eq!(error, "the kernels take head_dim up to 256, not 512");
+        assert!(BenchPlan { head_dim: 256, ..plan }.check().is_ok());
+    }
+
+    /// Every kernel finds its page ids in the arena, however many heads there are.
+    #[test]
+    fn arenas_have_the_pages_of_every_kernel() {
+        for kv_heads in [1, 8, 512] {
+            for format in SlotFormat::ALL.iter().map(|&format| PageFormat::both(format)) {
+                let plan = BenchPlan { kv_heads, ..BenchPlan::default() };
+                let layout = plan.layout(format).unwrap();
+                let pages = movers::page_bytes(&layout, &plan) / layout.page_bytes;
+                // A prefill reads 8,192 slots of each head.
+                assert!(pages >= kv_heads * 8192usize.div_ceil(layout.slots), "{format}");
+            }
+        }
     }
 }

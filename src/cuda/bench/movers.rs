@@ -10,9 +10,12 @@ use super::{
 use crate::{
     cuda::{
         CudaError, Kernels, Staging,
-        attention::{Appender, MergeItem, NewRows, PrefillHead, ScoreItem, prefill_items},
+        attention::{
+            Appender, MergeItem, NewRows, PrefillHead, ScoreItem, StepAppender, StepRows, WorkItem,
+            prefill_items,
+        },
         driver::{Argument, DeviceBuffer},
-        eviction::CompactHead,
+        eviction::{CompactHead, SlotAddresses},
         kernels::{KernelFile, Specialisation},
         verify::Noise,
     },
@@ -21,18 +24,20 @@ use crate::{
 
 /// (token, KV head) rows of an append: 8,192 tokens of eight heads.
 const APPENDED: usize = 64 << 10;
+/// (sequence, KV head) rows of a decode step: 256 sequences of eight heads.
+const STEP_ROWS: usize = 2 << 10;
 /// Bytes of the pages that are copied, read by scores, or hold the moved slots.
 const MOVED_BYTES: usize = 512 << 20;
 /// Tokens of a prefill chunk, and slots that it ends at.
 const CHUNK: (u32, u32) = (1024, 8192);
-/// Query tokens that score slots, and slots of a scored head.
-const SCORED: (u32, u32) = (32, 8192);
+/// Query tokens that score slots.
+const WINDOW: u32 = 32;
 /// Merges, and the parts of each.
 const MERGED: (u32, u32) = (16 << 10, 8);
 /// Of the slots of a head, one in so many is moved.
 const MOVED_ONE_IN: u32 = 4;
-/// Slots of a head whose slots are moved.
-const MOVED_SLOTS: u32 = 8192;
+/// Slots of a head whose slots are scored, moved or read.
+pub(super) const MOVED_SLOTS: u32 = 8192;
 
 /// What the measurements share.
 pub(super) struct Bench<'a> {
@@ -43,6 +48,20 @@ pub(super) struct Bench<'a> {
     format: PageFormat,
     pub specialisation: Specialisation,
     pub staging: Staging,
+}
+
+/// Bytes of the pages that the kernels work on at a time.
+pub fn page_bytes(layout: &PageLayout, plan: &BenchPlan) -> usize {
+    let (heads, pages) = moved_heads(layout, MOVED_SLOTS);
+    let chunk = plan.kv_heads * (CHUNK.1 as usize).div_ceil(layout.slots);
+    chunk.max((heads * pages) as usize).saturating_mul(layout.page_bytes)
+}
+
+/// Heads of `slots` slots that fit in about [`MOVED_BYTES`] of pages, and the pages of each.
+fn moved_heads(layout: &PageLayout, slots: u32) -> (u32, u32) {
+    let pages = slots.div_ceil(layout.slots as u32);
+    let heads = MOVED_BYTES / (pages as usize * layout.page_bytes);
+    (heads.max(1) as u32, pages)
 }
 
 /// Times each kernel on pages of one format.
@@ -60,11 +79,13 @@ pub fn measure(
     let data = bench.scores()?;
     Ok(vec![
         bench.append()?,
+        bench.append_step()?,
         bench.prefill()?,
         bench.merge()?,
         bench.score()?,
         bench.score_pool(&data)?,
         bench.score_step(&data)?,
+        bench.price(&data)?,
         bench.select(&data)?,
         bench.compact()?,
         bench.copy()?,
@@ -108,11 +129,9 @@ impl Bench<'_> {
         self.list(&values)
     }
 
-    /// Heads of `slots` slots that fit in about [`MOVED_BYTES`] of pages, and the pages of each.
-    pub(super) fn heads(&self, slots: u32) -> (u32, u32) {
-        let pages = slots.div_ceil(self.layout().slots as u32);
-        let heads = MOVED_BYTES / (pages as usize * self.layout().page_bytes);
-        (heads.max(1) as u32, pages)
+    /// Heads of [`MOVED_SLOTS`] slots that a kernel works on at a time, and the pages of each.
+    pub(super) fn heads(&self) -> (u32, u32) {
+        moved_heads(self.layout(), MOVED_SLOTS)
     }
 
     fn append(&mut self) -> Result<MoverRow, BenchError> {
@@ -122,7 +141,7 @@ impl Bench<'_> {
         // Slot after slot of page after page, as a prefill appends.
         let places: Vec<u64> = (0..rows as u64).collect();
         let mut appender = Appender::new(self.kernels, &self.specialisation, rows, &stream)?;
-        appender.plan(&places, &mut self.staging, &stream)?;
+        appender.plan(&places, &[], &mut self.staging, &stream)?;
         let (keys, values) = (self.rows(rows)?, self.rows(rows)?);
         let new = NewRows {
             keys: keys.address(),
@@ -134,7 +153,39 @@ impl Bench<'_> {
         let pages = self.arena.pages();
         self.row("append", format!("{rows} rows"), bytes, &mut |_, stream| {
             // SAFETY: the arena has all these slots, and both buffers all rows.
-            unsafe { appender.launch(pages, &new, stream) }
+            unsafe { appender.launch(pages, &new, SlotAddresses::default(), stream) }
+        })
+    }
+
+    fn append_step(&mut self) -> Result<MoverRow, BenchError> {
+        let stream = self.clock.stream.clone();
+        let (heads, dim) = (self.plan.kv_heads, self.plan.head_dim);
+        // Each row ends in a page of its own. Layers that share tables store and do not count: so does
+        // every launch here.
+        let sequences = (STEP_ROWS / heads).clamp(1, (self.arena.count() / heads).max(1));
+        let rows = sequences * heads;
+        let item = |i| WorkItem { pages: i, slots: 1, partial: u32::MAX, ..WorkItem::default() };
+        let items: Vec<WorkItem> = (0..rows as u32).map(item).collect();
+        let ends: Vec<u32> = (0..rows as u32).collect();
+        let (kernels, specialisation) = (self.kernels, self.specialisation);
+        let mut appender = StepAppender::new(kernels, &specialisation, rows, &stream)?;
+        appender.plan(&ends, &mut self.staging, &stream)?;
+        let (items, tokens) = (self.list(&items)?, self.list(&vec![1u32; sequences])?);
+        let (keys, values) = (self.rows(rows)?, self.rows(rows)?);
+        let new = StepRows {
+            keys: keys.address(),
+            values: values.address(),
+            stride: (heads * dim) as u32,
+            heads: heads as u32,
+        };
+        let bytes = rows * (2 * dim * size_of::<f16>() + self.layout().slot_bytes());
+        let arena = self.arena;
+        let case = format!("{rows} rows of {sequences} sequences");
+        self.row("append_step", case, bytes, &mut |turn, stream| {
+            let ids = arena.ids(turn, rows);
+            let addresses = [arena.pages(), ids, items.address(), tokens.address(), 0];
+            // SAFETY: the items are pages of the arena with a slot each, and both buffers hold all rows.
+            unsafe { appender.launch(addresses, &new, SlotAddresses::default(), false, stream) }
         })
     }
 
@@ -204,8 +255,8 @@ impl Bench<'_> {
     fn score(&mut self) -> Result<MoverRow, BenchError> {
         let stream = self.clock.stream.clone();
         let kernel = self.kernels.get(KernelFile::Score, &self.specialisation, &stream)?;
-        let ((window, slots), group) = (SCORED, self.plan.group);
-        let (heads, pages) = self.heads(slots);
+        let (window, slots, group) = (WINDOW, MOVED_SLOTS, self.plan.group);
+        let (heads, pages) = self.heads();
         let stride = heads * group as u32;
         let items: Vec<ScoreItem> = (0..heads)
             .map(|h| ScoreItem {
@@ -245,7 +296,7 @@ impl Bench<'_> {
         let stream = self.clock.stream.clone();
         let kernel = self.kernels.get(KernelFile::Compact, &self.specialisation, &stream)?;
         let slots = MOVED_SLOTS;
-        let (heads, pages) = self.heads(slots);
+        let (heads, pages) = self.heads();
         let each = slots / MOVED_ONE_IN;
         // Survivors of the last quarter go where victims of the rest were.
         let ends = (0..each).map(|i| [slots - each + i, i * (slots - each) / each]);

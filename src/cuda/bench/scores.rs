@@ -2,19 +2,25 @@
 
 use half::f16;
 
-use super::{BenchError, MoverRow, movers::Bench};
+use super::{
+    BenchError, MoverRow,
+    movers::{Bench, MOVED_SLOTS},
+};
 use crate::cuda::{
     Staging,
     driver::Argument,
     eviction::{
-        GatherTable, Gatherer, PoolHead, SelectHead, SlotData, StepHead, StepScorer, StepTensors,
+        GatherTable, Gatherer, PoolHead, PriceHead, SelectHead, SlotData, StepHead, StepScorer,
+        StepTensors,
     },
     kernels::KernelFile,
     verify::Noise,
 };
 
 /// Slots of a head.
-const SLOTS: u32 = 8192;
+const SLOTS: u32 = MOVED_SLOTS;
+/// Pages of a head that are priced.
+const PRICED: u32 = 32;
 /// Of the slots of a head, one in so many dies.
 const DYING_ONE_IN: u32 = 4;
 
@@ -33,7 +39,7 @@ impl Bench<'_> {
     /// Sums of a prompt to scores at rest.
     pub(super) fn score_pool(&mut self, data: &SlotData) -> Result<MoverRow, BenchError> {
         let stream = self.clock.stream.clone();
-        let (heads, pages) = self.heads(SLOTS);
+        let (heads, pages) = self.heads();
         let kernel = self.kernels.get(KernelFile::ScorePool, &self.specialisation, &stream)?;
         let tables: Vec<PoolHead> = (0..heads)
             .map(|h| PoolHead { pages: h * pages, slots: SLOTS, sums: h * SLOTS })
@@ -57,7 +63,7 @@ impl Bench<'_> {
     /// What one decode step adds.
     pub(super) fn score_step(&mut self, data: &SlotData) -> Result<MoverRow, BenchError> {
         let stream = self.clock.stream.clone();
-        let (heads, pages) = self.heads(SLOTS);
+        let (heads, pages) = self.heads();
         let group = self.plan.group;
         let tables: Vec<StepHead> = (0..heads)
             .map(|h| StepHead {
@@ -93,10 +99,36 @@ impl Bench<'_> {
         })
     }
 
+    /// What pages cost.
+    pub(super) fn price(&mut self, data: &SlotData) -> Result<MoverRow, BenchError> {
+        let stream = self.clock.stream.clone();
+        let (heads, pages) = self.heads();
+        let kernel = self.kernels.get(KernelFile::Price, &self.specialisation, &stream)?;
+        let head =
+            |h| PriceHead { pages: h * pages, slots: SLOTS, begin: 0, end: SLOTS, most: u32::MAX };
+        let tables: Vec<PriceHead> = (0..heads).map(head).collect();
+        let tables = self.list(&tables)?;
+        let costs = self.buffer((heads * PRICED) as usize * size_of::<u16>())?;
+        let counts = self.buffer(heads as usize * size_of::<u32>())?;
+        let at = data.addresses();
+        let (ids, costs_at) = (self.arena.ids(0, 0), costs.address());
+        let addresses = [tables.address(), ids, at.scores, 0, costs_at, counts.address()];
+        let sizes = [PRICED, at.stride].map(Argument::U32);
+        let arguments = [&addresses.map(Argument::U64)[..], &sizes].concat();
+        // What it must read: each score once.
+        let bytes = (heads * SLOTS) as usize * size_of::<u16>() + costs.bytes();
+        let case = format!("{PRICED} pages of {heads} heads of {SLOTS} slots");
+        self.row("price", case, bytes, &mut |_, stream| {
+            // SAFETY: the arguments are those of `headwise_price`: slot i holds position i, and each head
+            // has room for its costs.
+            unsafe { kernel.launch(stream, [heads, 1, 1], &arguments) }
+        })
+    }
+
     /// Which slots die, and the moves.
     pub(super) fn select(&mut self, data: &SlotData) -> Result<MoverRow, BenchError> {
         let stream = self.clock.stream.clone();
-        let (heads, pages) = self.heads(SLOTS);
+        let (heads, pages) = self.heads();
         let kernel = self.kernels.get(KernelFile::Select, &self.specialisation, &stream)?;
         let dying = SLOTS / DYING_ONE_IN;
         let tables: Vec<SelectHead> = (0..heads)
@@ -129,7 +161,7 @@ impl Bench<'_> {
     /// Slots as rows.
     pub(super) fn gather(&mut self) -> Result<MoverRow, BenchError> {
         let stream = self.clock.stream.clone();
-        let (heads, pages) = self.heads(SLOTS);
+        let (heads, pages) = self.heads();
         let mut gatherer = Gatherer::new(self.kernels, &self.specialisation, &stream)?;
         let tables: Vec<GatherTable> = (0..heads)
             .map(|h| GatherTable { pages: h * pages, slots: SLOTS, row: h * SLOTS })

@@ -69,9 +69,11 @@ impl Context {
         self.enter().map(drop)
     }
 
-    /// Whether both are the same context.
+    /// Whether both are the same context: a device has one primary context, however often it is
+    /// retained.
     pub fn same(&self, other: &Context) -> bool {
-        Arc::ptr_eq(&self.inner, &other.inner)
+        let key = |context: &Context| (context.inner.handle, context.inner.device);
+        Arc::ptr_eq(&self.inner, &other.inner) || key(self) == key(other)
     }
 
     /// Free and total device memory, in bytes.

@@ -1,5 +1,7 @@
 //! Scores and positions of all slots of a pool, on the device.
 
+use std::ops::Range;
+
 use crate::{
     cuda::{
         CudaError, Staging,
@@ -30,7 +32,10 @@ pub struct SlotAddresses {
 
 impl SlotData {
     /// For `pages` pages of at most `page_slots` slots. Not initialised: a slot's data are written with
-    /// the slot.
+    /// the slot, by [`Appender`](crate::cuda::attention::Appender) and
+    /// [`StepAppender`](crate::cuda::attention::StepAppender). What is done to whole pages is done to
+    /// their data beside: [`copy_pages`](Self::copy_pages), [`read`](Self::read) and
+    /// [`write`](Self::write).
     pub fn new(context: &Context, pages: usize, page_slots: usize) -> Result<Self, CudaError> {
         let slots = pages * page_slots;
         Ok(Self {
@@ -44,6 +49,85 @@ impl SlotData {
     pub fn addresses(&self) -> SlotAddresses {
         let [scores, positions] = [&self.scores, &self.positions].map(DeviceBuffer::address);
         SlotAddresses { scores, positions, stride: self.stride }
+    }
+
+    /// Queues copies of the data of whole pages within the pool, as `CudaStore::copy_pages` copies their
+    /// bytes: the private copies of a [step](crate::plan::Step::copies) or a
+    /// [rewrite](crate::plan::Rewrite::copies).
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfBounds`] for pages that are not there.
+    pub fn copy_pages(&mut self, copies: &[(u32, u32)], stream: &Stream) -> Result<(), CudaError> {
+        let stride = self.stride as usize;
+        for (buffer, size) in
+            [(&mut self.scores, size_of::<Score>()), (&mut self.positions, size_of::<u32>())]
+        {
+            for &(from, to) in copies {
+                let at = |page: u32| page as usize * stride * size;
+                buffer.copy_within(at(from), at(to), stride * size, stream)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the data of whole pages to the host (swapping out), page after page, and waits: `scores`
+    /// (their bits) and `positions` are [`stride`](SlotAddresses::stride) values a page, of which those
+    /// of free slots mean nothing.
+    ///
+    /// # Errors
+    /// [`CudaError::OutOfBounds`] for pages that are not there, [`CudaError::WrongLength`] for slices of
+    /// another length.
+    pub fn read(
+        &self,
+        pages: &[u32],
+        scores: &mut [u16],
+        positions: &mut [u32],
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let bytes = bytemuck::cast_slice_mut(scores);
+        staging.download(stream, &self.scores, &self.spans(pages, size_of::<Score>()), bytes)?;
+        let bytes = bytemuck::cast_slice_mut(positions);
+        staging.download(stream, &self.positions, &self.spans(pages, size_of::<u32>()), bytes)
+    }
+
+    /// Queues copies of the data of whole pages from the host (swapping in), as [`read`](Self::read)
+    /// gave them; both may be reused at once.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn write(
+        &mut self,
+        pages: &[u32],
+        scores: &[u16],
+        positions: &[u32],
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let stride = self.stride as usize;
+        let expected = pages.len() * stride;
+        for (what, got) in [("scores", scores.len()), ("positions", positions.len())] {
+            if got != expected {
+                return Err(CudaError::WrongLength { what, got, expected });
+            }
+        }
+        let codes: &[u8] = bytemuck::cast_slice(scores);
+        let places: &[u8] = bytemuck::cast_slice(positions);
+        for (size, bytes, buffer) in [
+            (size_of::<Score>(), codes, &mut self.scores),
+            (size_of::<u32>(), places, &mut self.positions),
+        ] {
+            let starts = pages.iter().map(|&page| page as usize * stride * size);
+            let pieces = starts.zip(bytes.chunks_exact((stride * size).max(1)));
+            staging.upload(stream, buffer, pieces)?;
+        }
+        Ok(())
+    }
+
+    /// The bytes of whole pages in a buffer of values of `size` bytes.
+    fn spans(&self, pages: &[u32], size: usize) -> Vec<Range<usize>> {
+        let bytes = self.stride as usize * size;
+        pages.iter().map(|&page| page as usize * bytes..(page as usize + 1) * bytes).collect()
     }
 
     /// Queues copies of all scores, page after page, and positions.
@@ -61,10 +145,12 @@ impl SlotData {
         staging.upload(stream, &mut self.positions, [(0, bytemuck::cast_slice(positions))])
     }
 
-    /// The scores and positions of the first `slots` slots of a table, waiting for them.
+    /// The scores and positions of the first `slots` slots of a table whose pages have `page_slots`,
+    /// waiting for them.
     ///
     /// # Errors
-    /// [`CudaError::OutOfBounds`] for pages that are not there.
+    /// [`CudaError::OutOfBounds`] for pages that are not there, [`CudaError::WrongLength`] for pages that
+    /// have fewer slots, or more than the pool's.
     pub fn download(
         &self,
         pages: &[u32],
@@ -73,7 +159,19 @@ impl SlotData {
         staging: &mut Staging,
         stream: &Stream,
     ) -> Result<(Vec<Score>, Vec<u32>), CudaError> {
-        let spans = |size: usize| -> Vec<std::ops::Range<usize>> {
+        if page_slots > self.stride as usize {
+            let (got, expected) = (page_slots, self.stride as usize);
+            return Err(CudaError::WrongLength { what: "slots of a page", got, expected });
+        }
+        let held = pages.len().saturating_mul(page_slots);
+        if held < slots {
+            return Err(CudaError::WrongLength {
+                what: "slots of pages",
+                got: held,
+                expected: slots,
+            });
+        }
+        let spans = |size: usize| -> Vec<Range<usize>> {
             let of_page = |(i, &page): (usize, &u32)| {
                 let start = page as usize * self.stride as usize * size;
                 start..start + page_slots.min(slots.saturating_sub(i * page_slots)) * size

@@ -34,11 +34,20 @@ pub struct Losing {
     pub dying: u32,
 }
 
-impl Losing {
-    /// Survivors behind the new end, at most.
-    fn most_moves(&self) -> u32 {
-        self.dying.min(self.slots - self.dying)
-    }
+/// Survivors behind the new end, at most.
+fn most_moves(head: &SelectHead) -> u32 {
+    head.dying.min(head.slots.saturating_sub(head.dying))
+}
+
+/// Where the table of a head that [`Evictor::select`] was given starts in the page ids: as its slots are
+/// read, and as they are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MovedTable {
+    /// Index of the first page that slots are read from.
+    pub read: u32,
+    /// Index of the first page that they are written to; the same, or that of a table in which copies
+    /// stand for the pages that others share.
+    pub written: u32,
 }
 
 /// What the pages that heads could give up cost.
@@ -76,8 +85,9 @@ pub struct Evictor {
     costs: Growing,
     counts: Growing,
     moves: Growing,
+    move_counts: Growing,
     compacted: Growing,
-    /// What the last eviction was asked for.
+    /// What the last selection was asked for.
     last: Vec<SelectHead>,
 }
 
@@ -90,7 +100,7 @@ impl Evictor {
     ) -> Result<Self, CudaError> {
         let get = |file| kernels.get(file, specialisation, stream);
         let compact = get(KernelFile::Compact)?;
-        let [heads, costs, counts, moves, compacted] = Default::default();
+        let [heads, costs, counts, moves, move_counts, compacted] = Default::default();
         Ok(Self {
             price: get(KernelFile::Price)?,
             select: get(KernelFile::Select)?,
@@ -100,6 +110,7 @@ impl Evictor {
             costs,
             counts,
             moves,
+            move_counts,
             compacted,
             last: Vec::new(),
         })
@@ -140,17 +151,15 @@ impl Evictor {
         Ok(Costs { scores, counts, most })
     }
 
-    /// Queues the selection of each head's victims and the moves of its survivors, with their scores
-    /// and positions. Afterwards all that lies behind a head's `slots - dying` is dead.
+    /// Queues the selection of each head's victims, and of the moves that close the gaps: no slot has
+    /// moved yet. [`moves`](Self::moves) lists them, [`compact`](Self::compact) makes them.
     ///
     /// # Safety
-    /// `arena` and `page_ids` are device addresses that cover what `heads` name, `data` covers their
-    /// pages, each head has as many slots that may die as it gives up and is named once, its pages are
-    /// shared with no other table, until the stream is done.
-    pub unsafe fn evict(
+    /// `page_ids` is a device address that covers what `heads` name, `data` covers their pages, each head
+    /// has as many slots that may die as it gives up, until the stream is done.
+    pub unsafe fn select(
         &mut self,
         heads: &[Losing],
-        arena: u64,
         page_ids: u64,
         data: SlotAddresses,
         staging: &mut Staging,
@@ -161,35 +170,79 @@ impl Evictor {
         self.last.clear();
         self.last.extend(heads.iter().map(|head| {
             let Losing { pages, slots, begin, end, dying } = *head;
-            let first_move = moves;
-            moves += head.most_moves();
-            SelectHead { pages, slots, begin, end, dying, first_move }
+            let head = SelectHead { pages, slots, begin, end, dying, first_move: moves };
+            moves += most_moves(&head);
+            head
         }));
         if heads.is_empty() {
             return Ok(());
         }
-        let of_head = |head: &SelectHead| CompactHead {
-            read_pages: head.pages,
-            written_pages: head.pages,
-            first_move: head.first_move,
-        };
-        let compacted: Vec<CompactHead> = self.last.iter().map(of_head).collect();
-        let heads_at = self.heads.upload(&context, staging, stream, &self.last)?;
-        let compacted_at = self.compacted.upload(&context, staging, stream, &compacted)?;
-        let moves_at =
-            self.moves.reserve(&context, moves as usize * size_of::<[u32; 2]>())?.address();
-        let counts_at = self.counts.reserve(&context, heads.len() * size_of::<u32>())?.address();
-        let addresses = [heads_at, page_ids, data.scores, data.positions, moves_at, counts_at];
+        let addresses = [
+            self.heads.upload(&context, staging, stream, &self.last)?,
+            page_ids,
+            data.scores,
+            data.positions,
+            self.moves.reserve(&context, moves as usize * size_of::<[u32; 2]>())?.address(),
+            self.move_counts.reserve(&context, heads.len() * size_of::<u32>())?.address(),
+        ];
         let stride = Argument::U32(data.stride);
         let arguments = [&addresses.map(Argument::U64)[..], &[stride]].concat();
         // SAFETY: the arguments are those of `headwise_select`, with room for every head's moves; the
         // caller vouches for the tables.
-        unsafe { self.select.launch(stream, [heads.len() as u32, 1, 1], &arguments) }?;
+        unsafe { self.select.launch(stream, [heads.len() as u32, 1, 1], &arguments) }
+    }
+
+    /// Queues the moves of the last [`select`](Self::select), with scores and positions: of each of its
+    /// heads, from the pages of one table to those of another. Where others share pages that a move
+    /// writes (**copy-on-compress**), the planner says so between the two:
+    ///
+    /// ```text
+    /// select;  moves ──> BlockManager::rewrite;  its copies: of page bytes, and SlotData::copy_pages;
+    /// its tables to the device;  compact;  commit
+    /// ```
+    ///
+    /// Afterwards all that lies behind a head's `slots - dying` is dead.
+    ///
+    /// # Errors
+    /// [`CudaError::WrongLength`] unless there is a table for each head selected.
+    ///
+    /// # Safety
+    /// The last [`select`](Self::select) succeeded and was queued in `stream` or before it; `arena` and
+    /// `page_ids` are device addresses that cover what `tables` name, `data` covers their pages. Read
+    /// and written, a table holds what it held when it was selected from, no page that is written belongs
+    /// to another table, no head was named twice; all until the stream is done.
+    pub unsafe fn compact(
+        &mut self,
+        tables: &[MovedTable],
+        arena: u64,
+        page_ids: u64,
+        data: SlotAddresses,
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        if tables.len() != self.last.len() {
+            let (got, expected) = (tables.len(), self.last.len());
+            return Err(CudaError::WrongLength { what: "tables of selected heads", got, expected });
+        }
+        let of_head = |(table, head): (&MovedTable, &SelectHead)| CompactHead {
+            read_pages: table.read,
+            written_pages: table.written,
+            first_move: head.first_move,
+        };
+        let compacted: Vec<CompactHead> = tables.iter().zip(&self.last).map(of_head).collect();
+        if compacted.is_empty() {
+            return Ok(());
+        }
+        let context = staging.context().clone();
+        let compacted_at = self.compacted.upload(&context, staging, stream, &compacted)?;
+        // Held since they were selected: as large as then, they stay where they are.
+        let moves_at = self.moves.reserve(&context, 0)?.address();
+        let counts_at = self.move_counts.reserve(&context, 0)?.address();
         // Enough warps for the longest head; a grid over many heads is large anyway.
-        let longest = heads.iter().map(Losing::most_moves).max().unwrap_or(0);
+        let longest = self.last.iter().map(most_moves).max().unwrap_or(0);
         let warps = (self.compact.threads() / 32).max(1);
         let blocks = longest.div_ceil(warps * MOVES_PER_WARP).clamp(1, self.blocks);
-        for (first, count) in launches(heads.len() as u32) {
+        for (first, count) in launches(compacted.len() as u32) {
             let from = |base: u64, bytes: usize| base + u64::from(first) * bytes as u64;
             let addresses = [
                 arena,
@@ -200,6 +253,7 @@ impl Evictor {
                 data.scores,
                 data.positions,
             ];
+            let stride = Argument::U32(data.stride);
             let arguments = [&addresses.map(Argument::U64)[..], &[stride]].concat();
             // SAFETY: the arguments are those of `headwise_compact`; the moves are those selected.
             unsafe { self.compact.launch(stream, [blocks, count, 1], &arguments) }?;
@@ -207,22 +261,43 @@ impl Evictor {
         Ok(())
     }
 
-    /// The moves of the last [`evict`](Self::evict), head by head, waiting for them: what the planner
-    /// needs to know where positions went.
+    /// [`select`](Self::select) and [`compact`](Self::compact) in one, for pages that no other table has.
+    ///
+    /// # Safety
+    /// As both, and no page of a head belongs to another table.
+    pub unsafe fn evict(
+        &mut self,
+        heads: &[Losing],
+        arena: u64,
+        page_ids: u64,
+        data: SlotAddresses,
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<(), CudaError> {
+        let in_place = |head: &Losing| MovedTable { read: head.pages, written: head.pages };
+        let tables: Vec<MovedTable> = heads.iter().map(in_place).collect();
+        // SAFETY: the caller vouches for the tables; they are the ones selected from.
+        unsafe {
+            self.select(heads, page_ids, data, staging, stream)?;
+            self.compact(&tables, arena, page_ids, data, staging, stream)
+        }
+    }
+
+    /// The moves of the last [`select`](Self::select) or [`evict`](Self::evict), head by head, waiting for
+    /// them: what the planner needs to know where positions went.
     pub fn moves(
         &self,
         staging: &mut Staging,
         stream: &Stream,
     ) -> Result<Vec<Vec<SlotMove>>, CudaError> {
-        let room = |head: &SelectHead| head.dying.min(head.slots - head.dying);
-        let end = self.last.last().map_or(0, |head| head.first_move + room(head));
+        let end = self.last.last().map_or(0, |head| head.first_move + most_moves(head));
         let mut counts = vec![0u32; self.last.len()];
         let mut moves = vec![[0u32; 2]; end as usize];
-        self.counts.download(staging, stream, &mut counts)?;
+        self.move_counts.download(staging, stream, &mut counts)?;
         self.moves.download(staging, stream, &mut moves)?;
         let of_head = |(head, &count): (&SelectHead, &u32)| {
             let first = head.first_move as usize;
-            let moves = &moves[first..first + count.min(room(head)) as usize];
+            let moves = &moves[first..first + count.min(most_moves(head)) as usize];
             moves.iter().map(|&[from, to]| SlotMove { from, to }).collect()
         };
         Ok(self.last.par_iter().zip(&counts).map(of_head).collect())

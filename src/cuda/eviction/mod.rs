@@ -1,12 +1,16 @@
 //! Eviction on a device: scores at rest, what pages cost, victims and moves.
 //!
-//! Scores and positions live by page beside the arena ([`SlotData`]) and never leave the device.
+//! Scores and positions live by page beside the arena ([`SlotData`]). They leave the device with pages
+//! that are swapped out, and are written and copied with the slots that they belong to.
 //!
 //! | when | what |
 //! |---|---|
+//! | rows of a prompt | [`Appender`](crate::cuda::attention::Appender) writes positions, and scores of zero |
 //! | after a prompt | [`pool_scores`] |
-//! | each decode step | a [`Decoder`](crate::cuda::attention::Decoder) with logits, then [`StepScorer`] |
-//! | every so many steps | [`Evictor::costs`]; the host picks the cheapest pages ([`cheapest_pages`](crate::evict::cheapest_pages)); [`Evictor::evict`] selects the victims and moves the survivors; [`Evictor::moves`] tells the planner |
+//! | each decode step | [`StepAppender`](crate::cuda::attention::StepAppender) (or `Appender`), a [`Decoder`](crate::cuda::attention::Decoder) with logits, then [`StepScorer`] |
+//! | pages are copied (a fork's tail, copy-on-compress) | [`SlotData::copy_pages`] |
+//! | pages are swapped out and in | [`SlotData::read`], [`SlotData::write`] |
+//! | every so many steps | [`Evictor::costs`]; the host picks the cheapest pages ([`cheapest_pages`](crate::evict::cheapest_pages)); [`Evictor::select`] finds the victims, [`Evictor::moves`] tells the planner, [`Evictor::compact`] moves the survivors; [`Evictor::evict`] does so at once where no page is shared |
 //!
 //! [`Gatherer`] decodes slots into contiguous rows, for scores that need keys.
 
@@ -18,7 +22,7 @@ mod score;
 
 pub use args::{CompactHead, GatherTable, PoolHead, PriceHead, SelectHead, StepHead};
 pub use data::{SlotAddresses, SlotData};
-pub use evictor::{Costs, Evictor, Losing};
+pub use evictor::{Costs, Evictor, Losing, MovedTable};
 pub use gather::Gatherer;
 pub use score::{StepScorer, StepTensors, pool_scores};
 

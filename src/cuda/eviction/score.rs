@@ -54,7 +54,7 @@ impl StepScorer {
         Ok(Self { kernel, heads, count: 0, blocks: 0 })
     }
 
-    /// The heads on the device, for [`Appender`](crate::cuda::attention::Appender) to count.
+    /// The heads on the device, for [`StepAppender`](crate::cuda::attention::StepAppender) to count.
     pub fn heads(&self) -> u64 {
         self.heads.address()
     }

@@ -11,13 +11,13 @@ use crate::{
         driver::Stream,
         eviction::{Costs, Losing, PriceHead},
     },
-    evict::{Budget, HeadExtent, Policy, cheapest_pages},
+    evict::{Budget, EvictError, HeadExtent, Policy, cheapest_pages},
     plan::{HeadRewrite, Sequence},
 };
 
-/// Pages of a head that are priced: an eviction takes a few from each head, and from no head more than
-/// these.
-const PRICED_PAGES: usize = 32;
+/// Pages of a head that are priced, in times of what heads give up on average. Where a head gives up all
+/// of them and has more, more are priced.
+const PRICED_SPREAD: usize = 8;
 
 /// What an eviction did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +33,8 @@ impl Cache {
     /// last plan are all queued.
     ///
     /// # Errors
-    /// What cannot be met; nothing has changed then.
+    /// A budget that cannot be met: nothing has changed then. After any other error, of the device or
+    /// the planner, slots may have moved that the tables do not know of, and the cache is of no more use.
     pub fn evict(
         &mut self,
         rate: f64,
@@ -51,19 +52,10 @@ impl Cache {
             return Ok(Evicted::default());
         }
         let priced = self.priced(policy)?;
+        let pages = self.cheapest(&wanted, &priced, staging, stream)?;
         let (page_ids, data) = (self.mirror.address(), self.data);
         let slots_per_page = self.layout.slots;
         let Some(evictor) = &mut self.evictor else { return Ok(Evicted::default()) };
-        // SAFETY: the heads are the mirror's tables with the slots they have when the queued steps are
-        // done; scores and positions are of the same pages.
-        let costs =
-            unsafe { evictor.costs(&priced, PRICED_PAGES, page_ids, data, staging, stream) }?;
-        let heads = self.shape.heads();
-        let pages: Vec<Vec<u32>> = wanted
-            .par_iter()
-            .enumerate()
-            .map(|(s, &pages)| cheapest_pages(heads_of(&costs, s, heads), pages))
-            .collect::<Result<_, _>>()?;
         let losing: Vec<Losing> = priced
             .iter()
             .zip(pages.iter().flatten())
@@ -75,8 +67,9 @@ impl Cache {
                 Losing { pages: at, slots, begin, end, dying }
             })
             .collect();
-        // SAFETY: as above; the device counted the slots that may die when it priced the pages. No
-        // sequence shares pages with another.
+        // SAFETY: the heads are the mirror's tables with the slots they have when the queued steps are
+        // done; scores and positions are of the same pages. The device counted the slots that may die
+        // when it priced the pages. No sequence shares pages with another.
         unsafe { evictor.evict(&losing, self.arena, page_ids, data, staging, stream) }?;
         // The moves are read when they are made, so the pages are free as soon as they are given back.
         let mut moves = evictor.moves(staging, stream)?.into_iter();
@@ -104,6 +97,43 @@ impl Cache {
             self.manager.retire(step);
         }
         Ok(done)
+    }
+
+    /// How many pages each head of each sequence gives up, so that the wanted ones go at the least cost.
+    fn cheapest(
+        &mut self,
+        wanted: &[usize],
+        priced: &[PriceHead],
+        staging: &mut Staging,
+        stream: &Stream,
+    ) -> Result<Vec<Vec<u32>>, ServingError> {
+        let (page_ids, data, heads) = (self.mirror.address(), self.data, self.shape.heads());
+        let Some(evictor) = &mut self.evictor else {
+            return Ok(wanted.iter().map(|_| vec![0; heads]).collect());
+        };
+        // No head gives up more than all heads of its sequence together, or than it has.
+        let most_wanted = wanted.iter().copied().max().unwrap_or(0);
+        let longest = priced.iter().map(|head| head.most as usize).max().unwrap_or(0);
+        let bound = most_wanted.min(longest).max(1);
+        let mut most = (PRICED_SPREAD * most_wanted.div_ceil(heads.max(1))).clamp(1, bound);
+        loop {
+            // SAFETY: the heads are the mirror's tables with the slots they have when the queued steps
+            // are done; scores and positions are of the same pages.
+            let costs = unsafe { evictor.costs(priced, most, page_ids, data, staging, stream) }?;
+            let pages: Result<Vec<Vec<u32>>, EvictError> = wanted
+                .par_iter()
+                .enumerate()
+                .map(|(s, &pages)| cheapest_pages(heads_of(&costs, s, heads), pages))
+                .collect();
+            let short = match &pages {
+                Ok(pages) => pages.iter().flatten().any(|&pages| pages as usize == most),
+                Err(_) => true,
+            };
+            if most == bound || !short {
+                return Ok(pages?);
+            }
+            most = (4 * most).min(bound);
+        }
     }
 
     fn extent(&self, slots: usize) -> HeadExtent {

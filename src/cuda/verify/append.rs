@@ -8,6 +8,7 @@ use crate::{
         CudaStore, Kernels, Staging,
         attention::{Appender, NO_SLOT, NewRows},
         driver::{DeviceBuffer, Stream},
+        eviction::SlotData,
         kernels::Specialisation,
     },
     format::{PageFormat, PageLayout},
@@ -17,8 +18,8 @@ use crate::{
 const PAGES: usize = 12;
 const PAGE_BYTES: usize = 8192;
 
-/// Appends rows on the device and on the host to pages of one format, and compares all bytes. Rows
-/// stand apart, slots come in no order, and one row is skipped.
+/// Appends rows on the device and on the host to pages of one format, and compares all bytes, scores and
+/// positions. Rows stand apart, slots come in no order, and one row is skipped.
 pub fn append_agrees_with_the_host(
     kernels: &Kernels,
     format: PageFormat,
@@ -52,8 +53,19 @@ pub fn append_agrees_with_the_host(
 
     let mut staging = Staging::new(kernels.context(), 2, 1 << 16)?;
     let specialisation = Specialisation::new(layout, 1);
+    // Data that no slot has yet; a page of the pool has more than this format's slots.
+    let each = layout.slots + 1;
+    let mut scores = vec![0xa5a5u16; PAGES * each];
+    let mut places = vec![0xa5a5_a5a5u32; PAGES * each];
+    let mut data = SlotData::new(kernels.context(), PAGES, each)?;
+    data.write(&all, &scores, &places, &mut staging, &stream)?;
+    let positions: Vec<u32> = (0..count).map(|_| noise.below(1 << 20) as u32).collect();
+    for (&slot, &position) in slots.iter().zip(&positions).filter(|&(&slot, _)| slot != NO_SLOT) {
+        let at = slot as usize / layout.slots * each + slot as usize % layout.slots;
+        (scores[at], places[at]) = (0, position);
+    }
     let mut appender = Appender::new(kernels, &specialisation, count, &stream)?;
-    appender.plan(&slots, &mut staging, &stream)?;
+    appender.plan(&slots, &positions, &mut staging, &stream)?;
     let mut upload = |rows: &[f32]| -> Result<DeviceBuffer, VerifyError> {
         let mut buffer = DeviceBuffer::new(kernels.context(), size_of_val(rows))?;
         staging.upload(&stream, &mut buffer, [(0, bytemuck::cast_slice(rows))])?;
@@ -66,8 +78,18 @@ pub fn append_agrees_with_the_host(
         key_stride: stride as u32,
         value_stride: stride as u32,
     };
-    // SAFETY: the slots are in this arena; both buffers hold `count` rows.
-    unsafe { appender.launch(device.address(), &new, &stream) }?;
+    // SAFETY: the slots are in this arena, `data` is of its pages; both buffers hold `count` rows.
+    unsafe { appender.launch(device.address(), &new, data.addresses(), &stream) }?;
+    let (mut got, mut got_places) = (vec![0; scores.len()], vec![0; places.len()]);
+    data.read(&all, &mut got, &mut got_places, &mut staging, &stream)?;
+    let pairs: [(&[u8], &[u8]); 2] = [
+        (bytemuck::cast_slice(&got), bytemuck::cast_slice(&scores)),
+        (bytemuck::cast_slice(&got_places), bytemuck::cast_slice(&places)),
+    ];
+    for (what, (got, expected)) in ["scores of new slots", "their positions"].into_iter().zip(pairs)
+    {
+        same_bytes(what, (format, head_dim), got, expected)?;
+    }
     let mut bytes = vec![0; PAGES * PAGE_BYTES];
     device.read_pages(&all, &mut bytes)?;
     same_bytes("append", (format, head_dim), &bytes, host.bytes())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Noise, VerifyError, largest_error};
+use super::{Noise, VerifyError, largest_error, row_error};
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
     base::CacheShape,
@@ -28,15 +28,16 @@ pub struct AttentionCase<'a> {
     pub seed: u64,
 }
 
-/// The largest errors, relative or, for expected values below 1, absolute.
+/// The largest errors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct AttentionErrors {
-    /// Of the outputs.
+    /// Of the outputs, in units of the largest value of a row.
     pub out: f32,
-    /// Of the log-sum-exps.
+    /// Of the log-sum-exps, relative or, below 1, absolute.
     pub lse: f32,
-    /// Of the slots' scores. Squared probabilities have twice the relative error of the log-sum-exp
-    /// that they are replayed from, and the window adds them up.
+    /// Of the slots' scores, in units of the largest score of a head: over many slots all of them are
+    /// small. Squared probabilities have twice the relative error of the log-sum-exp that they are
+    /// replayed from, and the window adds them up.
     pub scores: f32,
 }
 
@@ -157,10 +158,12 @@ impl Results {
     fn against(&self, expected: &Results, batch: &Batch<'_>) -> AttentionErrors {
         let spans = batch.spans.iter().enumerate();
         let heads = spans.flat_map(|(s, span)| (0..span.heads.len()).map(move |h| (s, h)));
-        let scores =
-            heads.map(|(s, h)| largest_error(self.scores.head(s, h), expected.scores.head(s, h)));
+        let scores = heads.map(|(s, h)| {
+            let expected = expected.scores.head(s, h);
+            row_error(self.scores.head(s, h), expected, expected.len())
+        });
         AttentionErrors {
-            out: largest_error(&self.out, &expected.out),
+            out: row_error(&self.out, &expected.out, batch.shape.head_dim()),
             lse: largest_error(&self.lse, &expected.lse),
             scores: scores.fold(0.0, f32::max),
         }

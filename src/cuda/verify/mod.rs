@@ -60,8 +60,8 @@ pub enum VerifyError {
     },
 }
 
-/// What rounding allows attention over pages of these formats, relative to the f64 reference: the least
-/// exact format counts. Decode errs by far less; prefill rounds queries and probabilities once, to the
+/// What rounding allows attention over pages of these formats against the f64 reference: the least exact
+/// format counts. Decode errs by far less; prefill rounds queries and probabilities once, to the
 /// bits of the product it runs in, which are eight for `bf16` keys and for `bf16` and `i8` values (see
 /// `docs/kernels.md`).
 pub fn tolerance(formats: &[PageFormat]) -> f32 {
@@ -95,6 +95,28 @@ pub fn largest_error(got: &[f32], expected: &[f32]) -> f32 {
     got.iter().zip(expected).map(error).fold(0.0, f32::max)
 }
 
+/// The largest difference over rows of `width` values, in units of the largest expected value of its
+/// row: what is small throughout must be right too. Not a number where it should be one, or the other
+/// way round, is infinitely wrong, and so is anything but zeros in a row of zeros.
+pub fn row_error(got: &[f32], expected: &[f32], width: usize) -> f32 {
+    if got.len() != expected.len() {
+        return f32::INFINITY;
+    }
+    let width = width.max(1);
+    let of_row = |(got, expected): (&[f32], &[f32])| {
+        let largest = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+        let error = |(&got, &expected): (&f32, &f32)| {
+            if got == expected {
+                return 0.0;
+            }
+            let error = (got - expected).abs() / largest;
+            if error.is_nan() { f32::INFINITY } else { error }
+        };
+        got.iter().zip(expected).map(error).fold(0.0, f32::max)
+    };
+    got.chunks(width).zip(expected.chunks(width)).map(of_row).fold(0.0, f32::max)
+}
+
 /// An error if the bytes differ anywhere.
 fn same_bytes(
     what: &'static str,
@@ -124,6 +146,19 @@ mod tests {
         }
         assert_eq!(largest_error(&[0.0], &[f32::NEG_INFINITY]), f32::INFINITY);
         assert_eq!(largest_error(&[0.0], &[]), f32::INFINITY);
+    }
+
+    #[test]
+    fn an_error_of_a_row_is_relative_to_its_largest_value() {
+        let expected = [1e-4, -4e-4, 2.0, 1.0];
+        assert_eq!(row_error(&expected, &expected, 2), 0.0);
+        assert_eq!(row_error(&[0.0; 4], &expected, 2), 1.0);
+        assert_eq!(row_error(&[1e-4, -2e-4, 2.0, 1.0], &expected, 2), 0.5);
+        assert_eq!(row_error(&[1e-4, -4e-4, 2.0, 1.5], &expected, 2), 0.25);
+        assert_eq!(row_error(&[0.0, 1e-30], &[0.0; 2], 2), f32::INFINITY);
+        assert_eq!(row_error(&[f32::NAN, 1.0], &[1.0; 2], 2), f32::INFINITY);
+        assert_eq!(row_error(&[1.0], &[1.0; 2], 1), f32::INFINITY);
+        assert_eq!(row_error(&[], &[], 0), 0.0);
     }
 
     #[test]

@@ -32,6 +32,7 @@ impl Cx<'_> {
             "trap" => Ok(Op::Trap),
             "nanosleep" => Ok(Op::Nanosleep),
             "bar" | "barrier" => self.barrier(name == "bar"),
+            "fence" if self.has("proxy") && self.has("async") => Ok(Op::FenceProxy),
             _ => Ok(Op::Nop),
         }
     }

@@ -7,7 +7,7 @@ use super::{
 use crate::ptxvm::{
     error::{FaultKind, Trap},
     inst::{Addr, CpAsync, Space, Src},
-    memory::{Who, clocks::lanes},
+    memory::{Who, clocks, clocks::lanes},
     warp::Warp,
 };
 
@@ -124,6 +124,17 @@ impl Env<'_> {
         Ok(())
     }
 
+    /// Bulk copies are made by a proxy of their own: what was written to the same bytes otherwise comes
+    /// before them only if a thread that knows of it has fenced. (That this thread's fence comes before
+    /// the copy is not checked.)
+    pub(super) fn fence_proxy(&mut self, w: &Warp, active: u32) {
+        for lane in lanes(active) {
+            let known = self.clocks.release(Who { warp: w.index, lane });
+            self.fenced.resize(known.len(), 0);
+            clocks::join(&mut self.fenced, &known);
+        }
+    }
+
     pub(super) fn cp_bulk(
         &mut self,
         w: &Warp,
@@ -145,6 +156,11 @@ impl Env<'_> {
             self.mbar(mbar, who)?;
             let mut data = vec![0; len];
             self.read_bytes(w, lane, Space::Global, src, &mut data, 16)?;
+            let engine = self.clocks.engine_index();
+            for (addr, len) in [(mbar, 8), (dst, len)] {
+                let fenced = self.shared.check_fenced(addr, len, &self.fenced, engine);
+                fenced.map_err(|k| k.at(lane))?;
+            }
             self.shared.begin_async(dst, len, 16, who, &self.clocks).map_err(|k| k.at(lane))?;
             self.stats.global_read_bytes += len as u64;
             self.stats.global_request(&mut [src], len as u64);

@@ -65,6 +65,8 @@ struct Env<'a> {
     copies: Vec<VecDeque<Pending>>,
     groups: Vec<u32>,
     bulk: Vec<Bulk>,
+    /// Up to which clock of each thread its writes are before bulk copies.
+    fenced: Vec<u32>,
     /// The running turn ended because an mbarrier did not open.
     stuck: bool,
     clock: u64,
@@ -109,6 +111,7 @@ pub fn run_block(
         copies: vec![VecDeque::new(); born.len() * 32],
         groups: vec![0; born.len() * 32],
         bulk: Vec::new(),
+        fenced: Vec::new(),
         stuck: false,
         clock: 0,
     };
@@ -308,6 +311,7 @@ impl Env<'_> {
             }
             Op::Trap => return Err(FaultKind::Trap.at(active.trailing_zeros() as usize)),
             Op::Nop => {}
+            Op::FenceProxy => self.fence_proxy(w, active),
             Op::Nanosleep => {
                 w.jump(w.at + 1);
                 w.yield_turn();

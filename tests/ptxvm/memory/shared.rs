@@ -166,6 +166,26 @@ impl Shared {
         Ok(())
     }
 
+    /// Whether what threads wrote to these bytes is before bulk copies, which `fenced` says of each
+    /// thread's clock. What the copy engine wrote is.
+    pub fn check_fenced(
+        &self,
+        addr: u64,
+        len: usize,
+        fenced: &[u32],
+        engine: u32,
+    ) -> Result<(), FaultKind> {
+        let at = self.range(addr, len, 1)?;
+        let known = |writer: u32| fenced.get(writer as usize).copied().unwrap_or(0);
+        let open = |cell: &Cell| {
+            ![NOBODY, engine].contains(&cell.writer) && known(cell.writer) < cell.written
+        };
+        match self.cells[at..at + len].iter().position(open) {
+            Some(i) => Err(FaultKind::Proxy { addr: addr + i as u64 }),
+            None => Ok(()),
+        }
+    }
+
     /// An asynchronous copy lands; `writer` at `clock` is who wrote the bytes.
     pub fn land_async(&mut self, addr: u64, bytes: &[u8], writer: u32, clock: u32) {
         let at = (addr - SHARED_BASE) as usize;

@@ -1,6 +1,7 @@
 //! What `headwise kernels` shows: the devices, and what each kernel costs on an architecture.
 
-use std::fmt;
+mod occupancy;
+mod table;
 
 use rayon::prelude::*;
 use serde::Serialize;
@@ -14,6 +15,9 @@ use super::{
     nvrtc::{KernelUsage, Nvrtc},
 };
 use crate::format::{LayoutError, PageFormat, PageLayout, SlotFormat};
+
+pub use occupancy::Bound;
+use occupancy::{most_shared_bytes, occupancy};
 
 /// What the kernels are compiled for in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +62,8 @@ pub struct KernelsReport {
     pub no_devices: Option<String>,
     /// What the kernels were compiled for.
     pub shape: ReportShape,
+    /// Shared memory that a block can have on the architecture, static and dynamic, in bytes.
+    pub most_shared_bytes: u32,
     /// A row per kernel and format.
     pub kernels: Vec<KernelReport>,
 }
@@ -93,20 +99,6 @@ pub struct KernelReport {
     pub compile_ms: f64,
     /// Whether both came from the cache.
     pub cached: bool,
-}
-
-/// What keeps more blocks from running on a multiprocessor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Bound {
-    /// Its threads.
-    Threads,
-    /// Its blocks.
-    Blocks,
-    /// Its registers.
-    Registers,
-    /// Its shared memory.
-    Shared,
 }
 
 /// How far a report is.
@@ -164,6 +156,7 @@ pub fn kernels_report(
         no_devices: devices.as_ref().err().map(CudaError::to_string),
         devices: devices.unwrap_or_default(),
         shape: shape.clone(),
+        most_shared_bytes: most_shared_bytes(arch),
         kernels: rows.into_iter().flatten().collect(),
     })
 }
@@ -229,119 +222,10 @@ fn constant(ptx: &str, name: &str) -> Option<u32> {
     value.parse().ok()
 }
 
-/// Limits of a multiprocessor: the *CUDA C++ Programming Guide*, technical specifications per compute
-/// capability.
-struct Multiprocessor {
-    threads: u32,
-    blocks: u32,
-    shared_bytes: u32,
-}
-
-/// Registers of a multiprocessor on every supported architecture, and the unit they are granted in
-/// (per warp).
-const REGISTERS: (u32, u32) = (65_536, 256);
-/// Shared memory that the system takes of each block, in bytes.
-const SYSTEM_SHARED: u32 = 1024;
-
-fn multiprocessor(arch: Arch) -> Multiprocessor {
-    let (threads, blocks, shared) = match arch.number() {
-        80 => (2048, 32, 164),
-        86 => (1536, 16, 100),
-        87 => (1536, 16, 164),
-        89 => (1536, 24, 100),
-        90..=119 => (2048, 32, 228),
-        _ => (1536, 24, 100),
-    };
-    Multiprocessor { threads, blocks, shared_bytes: shared << 10 }
-}
-
-/// Blocks of a kernel that run on a multiprocessor at a time, and what bounds them.
-fn occupancy(arch: Arch, threads: u32, registers: u32, shared_bytes: u32) -> (u32, Bound) {
-    let limits = multiprocessor(arch);
-    let warps = threads.div_ceil(32).max(1);
-    let per_warp = (registers * 32).next_multiple_of(REGISTERS.1).max(1);
-    let bounds = [
-        (limits.threads / (warps * 32), Bound::Threads),
-        (limits.blocks, Bound::Blocks),
-        (REGISTERS.0 / per_warp / warps, Bound::Registers),
-        (limits.shared_bytes / (shared_bytes + SYSTEM_SHARED), Bound::Shared),
-    ];
-    bounds.into_iter().min_by_key(|bound| bound.0).unwrap_or((0, Bound::Threads))
-}
-
 impl KernelsReport {
     /// The most bytes that any kernel spills.
     pub fn spilled_bytes(&self) -> u32 {
         self.kernels.iter().map(|k| k.spill_stores.max(k.spill_loads)).max().unwrap_or(0)
-    }
-}
-
-impl fmt::Display for KernelsReport {
-    /// The tables, as plain text.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.driver, &self.no_devices) {
-            (_, Some(reason)) => writeln!(f, "devices: none ({reason})")?,
-            (Some(driver), None) => writeln!(f, "devices, driver for CUDA {driver}:")?,
-            (None, None) => writeln!(f, "devices:")?,
-        }
-        for d in &self.devices {
-            writeln!(
-                f,
-                "  {} {}: {}, {} multiprocessors, {:.1} GiB",
-                d.ordinal,
-                d.name,
-                d.arch,
-                d.multiprocessors,
-                d.memory_bytes as f64 / (1u64 << 30) as f64
-            )?;
-        }
-        let shape = &self.shape;
-        writeln!(
-            f,
-            "kernels for {}, NVRTC {}: head_dim {}, group {}, {} slots a page, {} queries",
-            self.arch, self.nvrtc, shape.head_dim, shape.group, shape.page_slots, shape.io
-        )?;
-        let width = |text: fn(&KernelReport) -> String, title: &str| {
-            self.kernels.iter().map(|k| text(k).len()).max().unwrap_or(0).max(title.len())
-        };
-        let (kernel, format) =
-            (width(|k| k.kernel.clone(), "kernel"), width(|k| k.format.to_string(), "format"));
-        writeln!(
-            f,
-            "{:kernel$}  {:format$}  threads  registers  static  dynamic  stack  spills  blocks/SM  bound by   PTX bytes  compile ms",
-            "kernel", "format"
-        )?;
-        for k in &self.kernels {
-            writeln!(
-                f,
-                "{:kernel$}  {:format$}  {:>7}  {:>9}  {:>6}  {:>7}  {:>5}  {:>6}  {:>9}  {:9}  {:>9}  {:>10.1}{}",
-                k.kernel,
-                k.format.to_string(),
-                k.threads,
-                k.registers,
-                k.static_shared_bytes,
-                k.dynamic_shared_bytes,
-                k.stack_bytes,
-                k.spill_stores + k.spill_loads,
-                k.blocks_per_multiprocessor,
-                k.bound_by.to_string(),
-                k.ptx_bytes,
-                k.compile_ms,
-                if k.cached { " (cached)" } else { "" }
-            )?;
-        }
-        write!(f, "{} bytes spilled at most", self.spilled_bytes())
-    }
-}
-
-impl fmt::Display for Bound {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Bound::Threads => "threads",
-            Bound::Blocks => "blocks",
-            Bound::Registers => "registers",
-            Bound::Shared => "shared",
-        })
     }
 }
 
@@ -376,6 +260,8 @@ mod tests {
             assert!((1..=255).contains(&row.registers), "{text}");
             assert!(row.threads.is_multiple_of(32) && row.threads > 0, "{text}");
             assert!(row.ptx_bytes > 500 && row.blocks_per_multiprocessor > 0, "{text}");
+            let shared = row.static_shared_bytes + row.dynamic_shared_bytes;
+            assert!(shared <= report.most_shared_bytes, "{text}");
             assert!(!row.cached && row.compile_ms > 0.0);
             assert!(text.contains(&format!("{} ", file.entry())), "{text}");
         }
@@ -403,16 +289,5 @@ mod tests {
         assert_eq!(constant(ptx, "headwise_decode_threads"), Some(128));
         assert_eq!(constant(ptx, "headwise_decode_shared"), Some(0));
         assert_eq!(constant(ptx, "headwise_decode"), None);
-    }
-
-    /// Values of NVIDIA's occupancy calculator.
-    #[test]
-    fn occupancy_is_that_of_the_calculator() {
-        let sm = |number: &str| number.parse::<Arch>().unwrap();
-        assert_eq!(occupancy(sm("sm_90"), 128, 32, 0), (16, Bound::Threads));
-        assert_eq!(occupancy(sm("sm_90"), 128, 168, 0), (3, Bound::Registers));
-        assert_eq!(occupancy(sm("sm_90"), 128, 128, 113 << 10), (2, Bound::Shared));
-        assert_eq!(occupancy(sm("sm_80"), 32, 24, 0), (32, Bound::Blocks));
-        assert_eq!(occupancy(sm("sm_89"), 256, 40, 49 << 10), (2, Bound::Shared));
     }
 }
