@@ -1,6 +1,10 @@
 //! The numbers of a Llama-architecture model, read from its GGUF metadata.
 
-use super::{error::ModelError, gguf::GgufFile};
+use super::{
+    architecture::{self, Facts},
+    error::ModelError,
+    gguf::GgufFile,
+};
 use crate::base::CacheShape;
 
 /// How RoPE positions are stretched beyond the trained context.
@@ -21,8 +25,11 @@ pub struct LlamaConfig {
     pub embedding: usize,
     /// Channels of the feed-forward layers.
     pub feed_forward: usize,
-    /// Tokens of the vocabulary.
+    /// Tokens of the vocabulary: logits in a row.
     pub vocab: usize,
+    /// Rows of the embedding and of the output head. Those from `vocab` on pad it to a round size and
+    /// stand for no token: they can be neither given nor drawn.
+    pub embedding_rows: usize,
     /// Positions that the model was trained for.
     pub context: usize,
     /// Channels of a head that RoPE turns; the others pass through.
@@ -42,20 +49,11 @@ impl LlamaConfig {
         if architecture != "llama" {
             return Err(ModelError::Architecture(architecture.to_owned()));
         }
-        if file.count("llama.expert_count")?.unwrap_or(0) > 0 {
-            return Err(ModelError::Unsupported("a mixture of experts"));
-        }
         let layers = positive(file, "llama.block_count")?;
         let embedding = positive(file, "llama.embedding_length")?;
         let query_heads = positive(file, "llama.attention.head_count")?;
         let kv_heads = file.count("llama.attention.head_count_kv")?.unwrap_or(query_heads);
-        let head_dim = match file.count("llama.attention.key_length")? {
-            Some(length) => length,
-            None => embedding / query_heads,
-        };
-        if file.count("llama.attention.value_length")?.is_some_and(|length| length != head_dim) {
-            return Err(ModelError::Unsupported("different head dimensions for K and V"));
-        }
+        let head_dim = head_dim(file, embedding, query_heads)?;
         let rope_dims = file.count("llama.rope.dimension_count")?.unwrap_or(head_dim);
         if rope_dims == 0 || rope_dims > head_dim || !rope_dims.is_multiple_of(2) {
             return Err(ModelError::BadValue {
@@ -76,17 +74,46 @@ impl LlamaConfig {
                 });
             }
         }
+        let context = positive(file, "llama.context_length")?;
+        architecture::check(file, Facts { context, head_dim })?;
+        let (vocab, embedding_rows) = vocab(file)?;
         Ok(Self {
             cache: CacheShape::new(layers, kv_heads, query_heads, head_dim)?,
             embedding,
             feed_forward: positive(file, "llama.feed_forward_length")?,
-            vocab: vocab(file)?,
-            context: positive(file, "llama.context_length")?,
+            vocab,
+            embedding_rows,
+            context,
             rope_dims,
             rope_base,
             rope_scaling: rope_scaling(file)?,
             rms_epsilon: rms_epsilon as f32,
         })
+    }
+}
+
+/// Channels of a head: stated, or the embedding's over the heads.
+fn head_dim(file: &GgufFile, embedding: usize, query_heads: usize) -> Result<usize, ModelError> {
+    let key = "llama.attention.key_length";
+    let head_dim = match file.count(key)? {
+        Some(_) => positive(file, key)?,
+        None if embedding.is_multiple_of(query_heads) => embedding / query_heads,
+        None => {
+            return Err(ModelError::BadValue {
+                key: "llama.embedding_length".into(),
+                expected: "a multiple of llama.attention.head_count",
+                found: format!("{embedding}, with {query_heads} heads"),
+            });
+        }
+    };
+    let key = "llama.attention.value_length";
+    match file.count(key)? {
+        Some(length) if length != head_dim => Err(ModelError::UnsupportedKey {
+            key: key.into(),
+            found: length.to_string(),
+            supported: format!("the {head_dim} channels of a key"),
+        }),
+        _ => Ok(head_dim),
     }
 }
 
@@ -105,44 +132,56 @@ fn positive(file: &GgufFile, key: &str) -> Result<usize, ModelError> {
     }
 }
 
-/// Older files state no vocabulary size: then it is the embedding's row count. The embedding may have
-/// rows to spare, but none too few: the tokenizer would name tokens that the model does not have.
-fn vocab(file: &GgufFile) -> Result<usize, ModelError> {
+/// Tokens, and rows of the embedding. Older files state no vocabulary size: then the embedding's own
+/// row count holds. The embedding may have rows to spare, but none too few: the tokenizer would name
+/// tokens that the model does not have.
+fn vocab(file: &GgufFile) -> Result<(usize, usize), ModelError> {
     let key = "llama.vocab_size";
-    let vocab = match (file.count(key)?, file.tensor_shape("token_embd.weight")) {
+    let rows = match (file.count(key)?, file.tensor_shape("token_embd.weight")) {
         (Some(_), _) => positive(file, key)?,
         (None, Some(&[rows, _])) if rows > 0 => rows,
         (None, _) => return Err(ModelError::MissingTensor("token_embd.weight".into())),
     };
-    match file.texts("tokenizer.ggml.tokens")? {
-        Some(tokens) if tokens.len() > vocab => {
-            Err(ModelError::Vocabulary { tokens: tokens.len(), vocab })
-        }
-        _ => Ok(vocab),
+    let key = "tokenizer.ggml.tokens";
+    match file.texts(key)?.map(|tokens| tokens.len()) {
+        None => Ok((rows, rows)),
+        Some(0) => Err(ModelError::BadValue {
+            key: key.into(),
+            expected: "a list of tokens",
+            found: "a list of 0".into(),
+        }),
+        Some(tokens) if tokens > rows => Err(ModelError::Vocabulary { tokens, vocab: rows }),
+        Some(tokens) => Ok((tokens, rows)),
     }
 }
 
+/// As llama.cpp reads it: a factor without a type is linear, and `rope.scale_linear` is the factor's
+/// name from before there were types.
 fn rope_scaling(file: &GgufFile) -> Result<RopeScaling, ModelError> {
-    let factor_key = "llama.rope.scaling.factor";
-    let factor = file.float(factor_key)?;
-    match file.text("llama.rope.scaling.type")? {
-        None | Some("none") => {}
-        Some("linear") => {
-            let factor = required(factor_key, factor)?;
-            if factor <= 0.0 {
-                return Err(ModelError::BadValue {
-                    key: factor_key.into(),
-                    expected: "a number above zero",
-                    found: factor.to_string(),
-                });
-            }
-            return Ok(RopeScaling::Linear(factor));
+    let factor = |key: &str| match file.float(key)? {
+        Some(factor) if factor <= 0.0 => Err(ModelError::BadValue {
+            key: key.into(),
+            expected: "a number above zero",
+            found: factor.to_string(),
+        }),
+        factor => Ok(factor),
+    };
+    let (key, old_key) = ("llama.rope.scaling.factor", "llama.rope.scale_linear");
+    let factor = match (factor(key)?, factor(old_key)?) {
+        (Some(new), Some(old)) if new != old => {
+            return Err(ModelError::BadValue {
+                key: old_key.into(),
+                expected: "the value of llama.rope.scaling.factor",
+                found: format!("{old}, not {new}"),
+            });
         }
-        Some(other) => return Err(ModelError::RopeScaling(other.to_owned())),
-    }
-    // Files from before `rope.scaling.type` state a linear scaling by this key alone.
-    match file.float("llama.rope.scale_linear")? {
-        Some(scale) if scale > 0.0 && scale != 1.0 => Ok(RopeScaling::Linear(scale)),
-        _ => Ok(RopeScaling::None),
+        (new, old) => new.or(old),
+    };
+    match (file.text("llama.rope.scaling.type")?, factor) {
+        (Some("none"), _) | (None, None) => Ok(RopeScaling::None),
+        (None | Some("linear"), Some(factor)) if factor == 1.0 => Ok(RopeScaling::None),
+        (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear(factor)),
+        (Some("linear"), None) => Err(ModelError::MissingKey(key.into())),
+        (Some(other), _) => Err(ModelError::RopeScaling(other.to_owned())),
     }
 }

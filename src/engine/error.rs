@@ -56,6 +56,45 @@ pub enum ModelError {
         /// The file's length.
         bytes: u64,
     },
+    /// Two entries of one name, of which one would be lost.
+    #[error("{path} has {what} {name} twice")]
+    Twice {
+        /// The file; of a split model, the later part.
+        path: PathBuf,
+        /// What kind of entry.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A tensor that lies where none can: not aligned, or inside another one.
+    #[error("the layout of {path} cannot be true: tensor {tensor} {reason}")]
+    TensorPlace {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Where it lies, and where it should.
+        reason: String,
+    },
+    /// A tensor that is stored in a type that is not implemented.
+    #[error(
+        "tensor {tensor} is stored as {found}, which is not supported: F32, F16, BF16, Q4_0, Q4_1, \
+         Q5_0, Q5_1, Q8_0 and Q2_K to Q6_K are"
+    )]
+    TensorType {
+        /// The tensor.
+        tensor: String,
+        /// Its type by ggml's name.
+        found: String,
+    },
+    /// A part of a split model that is not the first, does not belong to the others, or lacks them.
+    #[error("{path} belongs to a split model: {reason}")]
+    Split {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
     /// Another architecture than Llama.
     #[error("model architecture {0:?} is not supported, only \"llama\" is")]
     Architecture(String),
@@ -99,9 +138,25 @@ pub enum ModelError {
     /// RoPE with a scaling that is not implemented.
     #[error("RoPE scaling {0:?} is not supported, only none and linear are")]
     RopeScaling(String),
-    /// A feature of the architecture that is not implemented.
-    #[error("this Llama model uses {0}, which is not supported")]
-    Unsupported(&'static str),
+    /// A metadata key of the architecture that changes its mathematics in a way that is not
+    /// implemented.
+    #[error("metadata key {key} is {found}, which is not supported, only {supported} is")]
+    UnsupportedKey {
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+        /// The values with which it changes nothing.
+        supported: String,
+    },
+    /// A metadata key of the architecture that may change its mathematics in any way.
+    #[error("metadata key {key} (here {found}) is unknown for this architecture, and may change its results")]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// Its value.
+        found: String,
+    },
     /// A tokenizer with ids that the embedding does not have.
     #[error("the tokenizer has {tokens} tokens, the model's embedding only {vocab}")]
     Vocabulary {

@@ -1,6 +1,9 @@
 //! From the tensors of a GGUF file to the weights of the forward pass.
 
-use std::collections::HashSet;
+use std::{
+    collections::HashSet,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use rayon::prelude::*;
 
@@ -53,32 +56,52 @@ fn layer_tensor(layer: usize, name: &str) -> String {
     format!("blk.{layer}.{name}.weight")
 }
 
+/// Decodes tensors and counts them.
+struct Source<'a> {
+    file: &'a GgufFile,
+    decoded: AtomicUsize,
+    progress: &'a (dyn Fn(usize) + Sync),
+}
+
+impl Source<'_> {
+    fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let values = self.file.tensor(name, shape)?;
+        (self.progress)(self.decoded.fetch_add(1, Ordering::Relaxed) + 1);
+        Ok(values)
+    }
+}
+
 impl Weights {
-    /// Decodes every tensor, layers in parallel.
-    pub fn load(file: &GgufFile, config: &LlamaConfig) -> Result<Self, ModelError> {
+    /// Decodes every tensor, layers in parallel. `progress` is told the tensors decoded so far, from
+    /// several threads.
+    pub fn load(
+        file: &GgufFile,
+        config: &LlamaConfig,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Self, ModelError> {
         check_names(file, config)?;
-        let LlamaConfig { embedding, vocab, .. } = *config;
+        let source = &Source { file, decoded: AtomicUsize::new(0), progress };
+        let &LlamaConfig { embedding, vocab, embedding_rows, .. } = config;
         let table = |name| {
-            Ok::<_, ModelError>(Linear::new(
-                file.tensor(name, &[vocab, embedding])?,
-                vocab,
-                embedding,
-            ))
+            let mut weights = source.tensor(name, &[embedding_rows, embedding])?;
+            // Rows without a token would be drawn like others.
+            weights.truncate(vocab * embedding);
+            Ok::<_, ModelError>(Linear::new(weights, vocab, embedding))
         };
-        let divisors = |_| file.tensor(ROPE_DIVISORS, &[config.rope_dims / 2]);
+        let divisors = |_| source.tensor(ROPE_DIVISORS, &[config.rope_dims / 2]);
         let (ends, layers) = rayon::join(
             || -> Result<_, ModelError> {
                 Ok((
                     table(EMBEDDING)?,
                     file.tensor_shape(OUTPUT).map(|_| table(OUTPUT)).transpose()?,
-                    file.tensor(OUTPUT_NORM, &[embedding])?,
+                    source.tensor(OUTPUT_NORM, &[embedding])?,
                     file.tensor_shape(ROPE_DIVISORS).map(divisors).transpose()?,
                 ))
             },
             || {
                 (0..config.cache.layers())
                     .into_par_iter()
-                    .map(|layer| Layer::load(file, config, layer))
+                    .map(|layer| Layer::load(source, config, layer))
                     .collect::<Result<Vec<_>, _>>()
             },
         );
@@ -89,10 +112,10 @@ impl Weights {
 }
 
 impl Layer {
-    fn load(file: &GgufFile, config: &LlamaConfig, layer: usize) -> Result<Self, ModelError> {
+    fn load(source: &Source<'_>, config: &LlamaConfig, layer: usize) -> Result<Self, ModelError> {
         let &LlamaConfig { cache, embedding, feed_forward, .. } = config;
         let queries = cache.query_heads() * cache.head_dim();
-        let read = |name: &str, shape: &[usize]| file.tensor(&layer_tensor(layer, name), shape);
+        let read = |name: &str, shape: &[usize]| source.tensor(&layer_tensor(layer, name), shape);
         let norm =
             |name| Ok::<_, ModelError>(RmsNorm::new(read(name, &[embedding])?, config.rms_epsilon));
         let stacked = |parts: &[(&str, usize)]| -> Result<Linear, ModelError> {
@@ -122,18 +145,19 @@ impl Layer {
 /// A tensor that the forward pass would silently leave out (a bias, an expert, an adapter) is an
 /// error, and so is a missing one, before anything is decoded.
 fn check_names(file: &GgufFile, config: &LlamaConfig) -> Result<(), ModelError> {
+    // One by one: a layer count that is not true must not size a list.
     let layers = (0..config.cache.layers())
         .flat_map(|layer| LAYER_TENSORS.iter().map(move |name| layer_tensor(layer, name)));
-    let needed: Vec<String> =
-        [EMBEDDING, OUTPUT_NORM].map(String::from).into_iter().chain(layers).collect();
-    let present: HashSet<&str> = file.tensor_names().collect();
-    if let Some(missing) = needed.iter().find(|name| !present.contains(name.as_str())) {
-        return Err(ModelError::MissingTensor(missing.clone()));
+    let mut known: HashSet<String> = HashSet::new();
+    for name in [EMBEDDING, OUTPUT_NORM].map(String::from).into_iter().chain(layers) {
+        if file.tensor_shape(&name).is_none() {
+            return Err(ModelError::MissingTensor(name));
+        }
+        known.insert(name);
     }
-    let known: HashSet<&str> =
-        needed.iter().map(String::as_str).chain([OUTPUT, ROPE_DIVISORS]).collect();
-    match present.difference(&known).min() {
-        Some(unexpected) => Err(ModelError::UnexpectedTensor((*unexpected).to_owned())),
+    known.extend([OUTPUT, ROPE_DIVISORS].map(String::from));
+    match file.tensor_names().filter(|&name| !known.contains(name)).min() {
+        Some(unexpected) => Err(ModelError::UnexpectedTensor(unexpected.to_owned())),
         None => Ok(()),
     }
 }

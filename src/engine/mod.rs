@@ -4,12 +4,12 @@
 //! [`KvBackend`] and takes the attention output back, so that the same weights run over the plain
 //! contiguous cache ([`ContiguousKv`]) and over paged ones.
 
+mod architecture;
 mod config;
 mod contiguous;
 mod error;
 pub mod eval;
 mod gguf;
-mod header;
 mod kv;
 mod likelihood;
 mod linear;

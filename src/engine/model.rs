@@ -49,8 +49,17 @@ impl Model {
 
     /// Decodes the weights of an opened file.
     pub fn load(file: &GgufFile) -> Result<Self, ModelError> {
+        Self::load_with(file, &|_| {})
+    }
+
+    /// Decodes the weights of an opened file. `progress` is told how many of its tensors are decoded,
+    /// from several threads and so not always in order.
+    pub fn load_with(
+        file: &GgufFile,
+        progress: &(dyn Fn(usize) + Sync),
+    ) -> Result<Self, ModelError> {
         let config = LlamaConfig::read(file)?;
-        let weights = Weights::load(file, &config)?;
+        let weights = Weights::load(file, &config, progress)?;
         let rope = Rope::new(&config, weights.rope_divisors.as_deref());
         Ok(Self { config, weights, rope })
     }

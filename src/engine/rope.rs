@@ -83,6 +83,7 @@ mod tests {
             embedding: 16,
             feed_forward: 16,
             vocab: 8,
+            embedding_rows: 8,
             context: 64,
             rope_dims,
             rope_base: 10_000.0,

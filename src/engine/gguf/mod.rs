@@ -1,0 +1,216 @@
+//! GGUF files: checked metadata and f32 tensors.
+//!
+//! The header is read here, whole and in one pass; candle decodes what the tensors hold.
+
+mod dtype;
+mod header;
+mod layout;
+pub(in crate::engine) mod metadata;
+mod split;
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+};
+
+use candle_core::{Device, Shape, quantized::gguf_file::TensorInfo};
+
+use self::{
+    header::{Header, HeaderError},
+    layout::{LayoutError, TensorEntry},
+    metadata::Metadata,
+    split::Split,
+};
+use super::error::ModelError;
+
+/// An opened GGUF model, in one file or in several: its metadata, and its tensors on demand.
+///
+/// Opening checks the layout of each file as a whole: every tensor's bytes lie inside it, aligned,
+/// and shared with no other tensor. A truncated download is refused before anything is allocated
+/// for it.
+#[derive(Debug)]
+pub struct GgufFile {
+    /// The file that was opened, then the other parts of a split model.
+    paths: Vec<PathBuf>,
+    metadata: Metadata,
+    tensors: HashMap<String, Tensor>,
+}
+
+/// A tensor of one of the files.
+#[derive(Debug)]
+struct Tensor {
+    /// Which of the paths.
+    part: usize,
+    /// From the beginning of that file.
+    offset: u64,
+    entry: TensorEntry,
+}
+
+impl GgufFile {
+    /// Reads and checks the header of the file at `path`. Of a split model (`…-00001-of-00003.gguf`)
+    /// `path` is the first part; the others are found beside it by their names.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
+        let path = path.as_ref().to_path_buf();
+        let first = read(&path)?;
+        let split = Split::of(&path, &first.metadata)?;
+        let mut file = Self {
+            paths: Vec::new(),
+            metadata: Metadata::default(),
+            tensors: HashMap::new(),
+        };
+        let rest = split.as_ref().map_or(Ok(Vec::new()), |split| split.other_paths(&path))?;
+        file.add_tensors(&path, first.tensors, first.data_offset)?;
+        file.metadata = first.metadata;
+        for path in rest {
+            let part = read(&path)?;
+            if let Some(split) = &split {
+                split.check_part(file.paths.len(), &path, &file.metadata, &part.metadata)?;
+            }
+            file.add_tensors(&path, part.tensors, part.data_offset)?;
+        }
+        if let Some(split) = &split {
+            split.check_tensors(&file.paths[0], file.tensors.len())?;
+        }
+        Ok(file)
+    }
+
+    fn add_tensors(
+        &mut self,
+        path: &Path,
+        entries: Vec<TensorEntry>,
+        data_offset: u64,
+    ) -> Result<(), ModelError> {
+        let part = self.paths.len();
+        self.paths.push(path.to_path_buf());
+        for entry in entries {
+            let name = entry.name.clone();
+            let tensor = Tensor { part, offset: data_offset + entry.offset, entry };
+            if self.tensors.insert(name.clone(), tensor).is_some() {
+                return Err(ModelError::Twice { path: path.to_path_buf(), what: "tensor", name });
+            }
+        }
+        Ok(())
+    }
+
+    /// The file's path; of a split model, its first part's.
+    pub fn path(&self) -> &Path {
+        &self.paths[0]
+    }
+
+    /// Files that the model is in.
+    pub fn parts(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Names of all tensors, in no order.
+    pub fn tensor_names(&self) -> impl ExactSizeIterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// Dimensions of a tensor, rows first, or `None` when the file has none of that name.
+    pub fn tensor_shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|tensor| &*tensor.entry.shape)
+    }
+
+    /// Decodes a tensor of the given dimensions into f32, row by row.
+    ///
+    /// Opens the file anew, so that several threads can read at once.
+    pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let missing = || ModelError::MissingTensor(name.to_owned());
+        let Tensor { part, offset, entry } = self.tensors.get(name).ok_or_else(missing)?;
+        if entry.shape != shape {
+            return Err(ModelError::TensorShape {
+                tensor: name.to_owned(),
+                expected: shape.to_vec(),
+                found: entry.shape.clone(),
+            });
+        }
+        let path = &self.paths[*part];
+        let mut file =
+            File::open(path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
+        let info = TensorInfo {
+            ggml_dtype: entry.dtype,
+            shape: Shape::from(shape.to_vec()),
+            offset: *offset,
+        };
+        info.read(&mut file, 0, &Device::Cpu)
+            .and_then(|tensor| tensor.dequantize(&Device::Cpu))
+            .and_then(|tensor| tensor.flatten_all()?.to_vec1())
+            .map_err(|error| ModelError::TensorData {
+                tensor: name.to_owned(),
+                reason: first_line(&error),
+            })
+    }
+
+    /// A count up to 2³² − 1, or `None` when the file has no such key.
+    pub fn count(&self, key: &str) -> Result<Option<usize>, ModelError> {
+        self.metadata.count(key)
+    }
+
+    /// A finite number, or `None` when the file has no such key.
+    pub fn float(&self, key: &str) -> Result<Option<f64>, ModelError> {
+        self.metadata.float(key)
+    }
+
+    /// A flag, or `None` when the file has no such key.
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, ModelError> {
+        self.metadata.flag(key)
+    }
+
+    /// A text, or `None` when the file has no such key.
+    pub fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
+        self.metadata.text(key)
+    }
+
+    /// A list of texts, or `None` when the file has no such key.
+    pub fn texts(&self, key: &str) -> Result<Option<Vec<&str>>, ModelError> {
+        self.metadata.texts(key)
+    }
+
+    /// A list of integers, or `None` when the file has no such key.
+    pub fn integers(&self, key: &str) -> Result<Option<Vec<i64>>, ModelError> {
+        self.metadata.integers(key)
+    }
+
+    /// All metadata; of a split model, its first part's.
+    pub(in crate::engine) fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+/// Reads one file's header and holds its layout against its length.
+fn read(path: &Path) -> Result<Header, ModelError> {
+    let path = || path.to_path_buf();
+    let io = |source| ModelError::Io { path: path(), source };
+    // Asked before opening: to open a pipe waits for somebody who writes to it.
+    if !fs::metadata(path()).map_err(io)?.is_file() {
+        return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
+    }
+    let file = File::open(path()).map_err(io)?;
+    let bytes = file.metadata().map_err(io)?.len();
+    let header = header::read(file, bytes).map_err(|error| match error {
+        HeaderError::Io(source) => io(source),
+        HeaderError::NotGguf => ModelError::NotGguf { path: path() },
+        HeaderError::Truncated => ModelError::TruncatedHeader { path: path(), bytes },
+        HeaderError::Malformed(reason) => ModelError::MalformedHeader { path: path(), reason },
+        HeaderError::Twice(what, name) => ModelError::Twice { path: path(), what, name },
+        HeaderError::TensorType(tensor, found) => ModelError::TensorType { tensor, found },
+    })?;
+    let Header { tensors, data_offset, alignment, .. } = &header;
+    layout::check(tensors, *data_offset, *alignment, bytes).map_err(|error| match error {
+        LayoutError::Truncated(tensor, end) => {
+            ModelError::TruncatedTensor { path: path(), tensor, end, bytes }
+        }
+        LayoutError::Misplaced(tensor, reason) => {
+            ModelError::TensorPlace { path: path(), tensor, reason }
+        }
+    })?;
+    Ok(header)
+}
+
+/// candle appends a backtrace to its messages.
+fn first_line(error: &candle_core::Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
