@@ -96,7 +96,7 @@ impl Demo {
         };
         let start = Instant::now();
         let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_prompt(&text)?;
+        let tokens = loaded.tokenizer.encode_plain_prompt(&text)?;
         if tokens.is_empty() {
             return Err(EngineError::EmptyRequest.into());
         }

@@ -29,6 +29,10 @@ pub(super) struct Generate {
     /// A file with the prompt.
     #[arg(long, value_name = "PATH")]
     prompt_file: Option<PathBuf>,
+    /// Take control tokens written out in the prompt (`<|im_start|>`) as such; without it they are
+    /// text like any other.
+    #[arg(long)]
+    control_tokens: bool,
     /// Most tokens to generate.
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
@@ -78,7 +82,10 @@ impl Generate {
             temperature => Strategy::Nucleus { temperature, top_p: self.top_p },
         };
         let loaded = self.model.load()?;
-        let prompt = loaded.tokenizer.encode_prompt(&text)?;
+        let prompt = match self.control_tokens {
+            true => loaded.tokenizer.encode_prompt(&text)?,
+            false => loaded.tokenizer.encode_plain_prompt(&text)?,
+        };
         let prompt_tokens = prompt.len();
         let capacity = match self.memory {
             Some(mib) => Capacity::Bytes(mib.saturating_mul(1 << 20)),

@@ -29,10 +29,16 @@ impl ModelArgs {
             Some(path) => path.clone(),
             None => progress::fetching(crate::fetch::model)?,
         };
-        let bar = progress::spinner(format!("loading {}", path.display()));
+        let spinner = progress::spinner(format!("opening {}", path.display()));
         let file = GgufFile::open(&path)?;
-        let model = Model::load(&file)?;
         let tokenizer = Tokenizer::from_gguf(&file)?;
+        spinner.finish_and_clear();
+        let bar = progress::bar("decoding weights", "tensors", file.tensor_names().len());
+        let model = Model::load_with(&file, &|decoded| {
+            bar.update(|bar| {
+                bar.set_pos(bar.pos().max(decoded as u64));
+            })
+        })?;
         bar.finish_and_clear();
         Ok(Loaded { model, tokenizer, path })
     }

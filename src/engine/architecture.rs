@@ -140,12 +140,7 @@ pub(super) fn check(file: &GgufFile, facts: Facts) -> Result<(), ModelError> {
     check_keys(file, "llama.", &LLAMA, facts)
 }
 
-fn check_keys(
-    file: &GgufFile,
-    prefix: &str,
-    keys: &[Key],
-    facts: Facts,
-) -> Result<(), ModelError> {
+fn check_keys(file: &GgufFile, prefix: &str, keys: &[Key], facts: Facts) -> Result<(), ModelError> {
     for (key, value) in file.metadata().iter() {
         let Some(name) = key.strip_prefix(prefix) else { continue };
         let (key, found) = (key.to_owned(), value.to_string());

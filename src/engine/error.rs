@@ -150,7 +150,9 @@ pub enum ModelError {
         supported: String,
     },
     /// A metadata key of the architecture that may change its mathematics in any way.
-    #[error("metadata key {key} (here {found}) is unknown for this architecture, and may change its results")]
+    #[error(
+        "metadata key {key} (here {found}) is unknown for this architecture, and may change its results"
+    )]
     UnknownKey {
         /// The key.
         key: String,

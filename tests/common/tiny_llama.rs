@@ -19,6 +19,8 @@ pub struct TinyLlama {
     pub head_dim: usize,
     pub feed_forward: usize,
     pub vocab: usize,
+    /// Rows of the embedding beyond the vocabulary, which stand for no token.
+    pub padding: usize,
     pub context: usize,
     /// Whether the output head is the embedding.
     pub tied: bool,
@@ -34,6 +36,7 @@ impl Default for TinyLlama {
             head_dim: 16,
             feed_forward: 96,
             vocab: 300,
+            padding: 0,
             context: 256,
             tied: true,
             seed: 1,
@@ -87,7 +90,7 @@ impl TinyLlama {
             ("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5)),
             ("llama.rope.freq_base", Value::F32(10_000.0)),
             ("llama.rope.dimension_count", count(self.head_dim)),
-            ("llama.vocab_size", count(self.vocab)),
+            ("llama.vocab_size", count(self.vocab + self.padding)),
             ("tokenizer.ggml.model", Value::String("gpt2".into())),
             ("tokenizer.ggml.pre", Value::String("smollm".into())),
             ("tokenizer.ggml.tokens", texts(tokens)),
@@ -103,6 +106,7 @@ impl TinyLlama {
     fn tensors(&self) -> Vec<(String, QTensor)> {
         let embedding = self.heads * self.head_dim;
         let row = self.kv_heads * self.head_dim;
+        let rows = self.vocab + self.padding;
         let mut random = Random(self.seed);
         let mut tensors = Vec::new();
         let mut matrix = |name: &str, rows: usize, columns: usize, kind| {
@@ -111,9 +115,9 @@ impl TinyLlama {
             let tensor = Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap();
             tensors.push((name.to_owned(), QTensor::quantize(&tensor, kind).unwrap()));
         };
-        matrix("token_embd.weight", self.vocab, embedding, GgmlDType::Q8_0);
+        matrix("token_embd.weight", rows, embedding, GgmlDType::Q8_0);
         if !self.tied {
-            matrix("output.weight", self.vocab, embedding, GgmlDType::F16);
+            matrix("output.weight", rows, embedding, GgmlDType::F16);
         }
         for layer in 0..self.layers {
             let mut matrix = |name: &str, rows, columns| {

@@ -9,6 +9,8 @@ mod tiny_llama;
 
 mod files;
 mod forward;
+mod keys;
+mod layout;
 mod paged;
 mod reference;
 mod serving;

@@ -34,7 +34,7 @@ pub fn logits(file: &GgufFile, tokens: &[u32]) -> Vec<Vec<f64>> {
     let config = LlamaConfig::read(file).unwrap();
     let (cache, width) = (config.cache, config.embedding);
     let (d, group) = (cache.head_dim(), cache.group());
-    let table = file.tensor("token_embd.weight", &[config.vocab, width]).unwrap();
+    let table = file.tensor("token_embd.weight", &[config.embedding_rows, width]).unwrap();
     let mut stream: Vec<Vec<f64>> = tokens
         .iter()
         .map(|&t| table[t as usize * width..][..width].iter().map(|&x| f64::from(x)).collect())
@@ -85,12 +85,11 @@ pub fn logits(file: &GgufFile, tokens: &[u32]) -> Vec<Vec<f64>> {
     stream
         .iter()
         .map(|x| {
-            product(
-                file,
-                head,
-                config.vocab,
-                &norm(file, "output_norm.weight", config.rms_epsilon, x),
-            )
+            let x = norm(file, "output_norm.weight", config.rms_epsilon, x);
+            let mut row = product(file, head, config.embedding_rows, &x);
+            // The others stand for no token.
+            row.truncate(config.vocab);
+            row
         })
         .collect()
 }

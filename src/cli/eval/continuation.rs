@@ -101,7 +101,7 @@ impl Continuation {
         let ways = self.ways()?;
         let text = read_text(&self.text)?;
         let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_prompt(&text)?;
+        let tokens = loaded.tokenizer.encode_plain_prompt(&text)?;
         // The last token fed needs one more to predict.
         let span = self.context.saturating_add(self.following);
         let starts = (0..tokens.len().saturating_sub(span)).step_by(span);

@@ -68,7 +68,7 @@ impl Perplexity {
         let text = read_text(&self.text)?;
         let text = self.chars.map_or(text.as_str(), |chars| first_chars(&text, chars));
         let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_prompt(text)?;
+        let tokens = loaded.tokenizer.encode_plain_prompt(text)?;
         let options = PerplexityOptions {
             context: self.context,
             windows: self.windows,

@@ -275,9 +275,11 @@ impl Metadata {
         let Some(value) = self.entries.get(key) else { return Ok(None) };
         match convert(value) {
             Some(converted) => Ok(Some(converted)),
-            None => {
-                Err(ModelError::BadValue { key: key.to_owned(), expected, found: value.to_string() })
-            }
+            None => Err(ModelError::BadValue {
+                key: key.to_owned(),
+                expected,
+                found: value.to_string(),
+            }),
         }
     }
 }

@@ -55,11 +55,8 @@ impl GgufFile {
         let path = path.as_ref().to_path_buf();
         let first = read(&path)?;
         let split = Split::of(&path, &first.metadata)?;
-        let mut file = Self {
-            paths: Vec::new(),
-            metadata: Metadata::default(),
-            tensors: HashMap::new(),
-        };
+        let mut file =
+            Self { paths: Vec::new(), metadata: Metadata::default(), tensors: HashMap::new() };
         let rest = split.as_ref().map_or(Ok(Vec::new()), |split| split.other_paths(&path))?;
         file.add_tensors(&path, first.tensors, first.data_offset)?;
         file.metadata = first.metadata;
