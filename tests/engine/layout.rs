@@ -62,10 +62,11 @@ fn offsets_that_are_not_aligned_are_refused() {
         );
         assert!(error.to_string().contains("not a multiple of 32"), "{error}");
     }
-    // The same offsets, where the file says that tensors lie at multiples of 64.
-    let error = Bench::new()
-        .changed(|parts| set(parts, "general.alignment", Value::U32(1 << 12)))
-        .unwrap_err();
+    // The same offsets, where the file says that tensors lie at multiples of 4,096.
+    let bench = Bench::new();
+    let _ = bench.changed(|parts| set(parts, "general.alignment", Value::U32(1 << 12)));
+    let bytes = [fs::read(bench.path()).unwrap(), vec![0; 1 << 13]].concat();
+    let error = bench.with_bytes(&bytes).unwrap_err();
     assert!(error.to_string().contains("not a multiple of 4096"), "{error}");
 }
 
@@ -204,11 +205,11 @@ fn parts_that_do_not_belong_together_are_refused() {
         (|i, p| set(p, "split.no", Value::U16([0, 2, 1][i])), "split.no is 2, expected 1"),
         (|i, p| set(p, "split.count", Value::U16([3, 3, 4][i])), "split.count is 4, expected 3"),
         (
-            |i, p| set(p, "split.tensors.count", Value::I32([21, 20, 21][i])),
-            "split.tensors.count is 20, expected 21",
+            |i, p| set(p, "split.tensors.count", Value::I32([20, 19, 20][i])),
+            "split.tensors.count is 19, expected 20",
         ),
         (|_, p| p.metadata.retain(|(key, _)| key != "split.count"), "split.count"),
-        (|_, p| drop(p.tensors.pop()), "split.tensors.count is 21, its 3 parts have 18 tensors"),
+        (|_, p| drop(p.tensors.pop()), "split.tensors.count is 20, its 3 parts have 17 tensors"),
         (
             |i, p| set(p, "llama.rope.freq_base", Value::F32([1e4, 1e4, 5e5][i])),
             "its llama.rope.freq_base is 500000, the first part's is 10000",

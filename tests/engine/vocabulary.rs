@@ -5,7 +5,7 @@ use headwise::engine::{
     ContiguousKv, EngineError, GgufFile, KvBackend, Logits, Model, Sampler, Span, Strategy,
     StreamDecoder, Tokenizer,
 };
-use proptest::prelude::*;
+use proptest::{prelude::*, strategy::Strategy as _};
 
 use crate::{
     files::set,
