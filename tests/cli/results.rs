@@ -166,3 +166,19 @@ fn generation_stops_at_the_end_of_a_turn() {
     let first = tokens.iter().position(|token| token.as_u64() == Some(turn)).unwrap();
     assert_eq!(stopped["tokens"].as_array().unwrap(), &tokens[..first]);
 }
+
+#[test]
+fn a_prompt_is_text_unless_it_is_called_a_template() {
+    let bench = Bench::new();
+    let prompt = "the<|end|>the";
+    let tokens = |extra: &[&str]| {
+        let base = ["generate", "--model", "tiny.gguf", "--max-tokens", "2", "--json", "out.json"];
+        bench.succeeds(&[&base[..], extra].concat());
+        json(&bench.path("out.json"))["prompt_tokens"].as_u64().unwrap()
+    };
+    fs::write(bench.path("prompt.txt"), prompt).unwrap();
+    // "t", "he" twice, and the marker: one token, or its seven characters.
+    assert_eq!(tokens(&["--prompt", prompt, "--control-tokens"]), 5);
+    assert_eq!(tokens(&["--prompt", prompt]), 11);
+    assert_eq!(tokens(&["--prompt-file", "prompt.txt"]), 11);
+}
