@@ -2,7 +2,9 @@
 //!
 //! Pure bookkeeping: no tensor, no I/O. A [`Scorer`] says how much each slot matters, a [`Budget`]
 //! says how many pages a sequence may hold, [`schedule`] picks the cheapest whole pages over all
-//! layers and heads, and [`plan`] adds the moves that empty those pages. The method is that of
+//! layers and heads, and [`plan`] adds the moves that empty those pages, in the words of the planner
+//! ([`EvictionPlan::rewrites`]). Where no process has all heads, [`PagePrices`] of each are enough to
+//! choose the same pages. The method is that of
 //! KV-Compress (arXiv 2410.00161); `docs/eviction.md` says where and why this differs.
 //!
 //! ```

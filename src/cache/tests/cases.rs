@@ -42,6 +42,34 @@ fn a_batch_frees_exactly_what_each_plan_said() {
     }
 }
 
+/// At every length, whatever the slots of a page: a budget for all that is there takes nothing away.
+#[test]
+fn a_budget_for_all_that_is_there_evicts_nothing() {
+    let mut model = Model::new(13);
+    let mut cache = cache(&model, mixed(), 600);
+    let (mut sequence, mut history) =
+        prefilled(&mut model, &mut cache, &[], ScorerKind::KvCompress);
+    for tokens in 1..=200 {
+        model.step(&mut cache, &mut [(&mut sequence, &mut history, 1)], 0.02).unwrap();
+        let held = sequence.tables().pages();
+        for budget in [
+            Budget::TokensPerHead(tokens),
+            Budget::Pages(held),
+            Budget::Ratio(1.0),
+            Budget::RatioOutsideProtected(1.0),
+        ] {
+            for (sinks, window, floor_slots) in [(0, 0, 0), (4, 32, 0), (2, 3, 50)] {
+                let policy = Policy { sinks, window, floor_slots, ..Policy::default() };
+                let compression =
+                    Compression { policy, ..compression(ScorerKind::KvCompress, budget) };
+                let done = cache.compress(&mut sequence, &compression).unwrap();
+                assert_eq!((done.pages_freed, done.slots_evicted), (0, 0), "{tokens}, {budget:?}");
+            }
+        }
+        assert_eq!(sequence.tables().pages(), held);
+    }
+}
+
 #[test]
 fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
     let mut model = Model::new(11);
