@@ -36,6 +36,9 @@ proptest! {
         });
         prop_assert_eq!(rewrites, expected.collect::<Vec<_>>());
 
+        let dying = views.iter().zip(&pages).map(|(head, &n)| head.extent().victims(n as usize));
+        prop_assert_eq!(plan.victims(), dying.sum::<usize>());
+
         for ((head, plan), &pages) in views.iter().zip(plan.heads()).zip(&pages) {
             let slots = head.scores.len();
             let dying = head.extent().victims(pages as usize);

@@ -223,6 +223,23 @@ fn prices_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_schedule_says_what_it_held() {
+    let scores = vec![Score::MAX; 320];
+    let positions = crate::base::Positions::Identity;
+    let heads = [HeadSlots { scores: &scores, positions, slots_per_page: 16 }; 3];
+    let held = |allocation, asked| {
+        let policy = Policy { allocation, ..Policy::default() };
+        let prices = PagePrices::new(&heads, 320, &policy, usize::MAX).unwrap();
+        prices.schedule(asked).unwrap().scratch_bytes()
+    };
+    // The limits and the result; the extents; the shares and the histogram.
+    let own = 3 * 2 * size_of::<u32>();
+    assert_eq!(held(Allocation::Global, 0), own);
+    assert_eq!(held(Allocation::PerHead, 9), own + 3 * size_of::<HeadExtent>());
+    assert_eq!(held(Allocation::Global, 9), own + 3 * 8 + 65_536 * size_of::<u32>());
+}
+
+#[test]
 fn shares_that_heads_cannot_give_are_refused() {
     let scores = vec![Score::ZERO; 40];
     let positions = crate::base::Positions::Identity;
