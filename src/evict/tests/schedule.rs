@@ -1,8 +1,11 @@
+use std::ops::ControlFlow;
+
 use proptest::prelude::*;
 
 use super::cases::{Case, Head, case};
 use super::oracle;
 use crate::base::Positions;
+use crate::evict::histogram::Histogram;
 use crate::evict::schedule::{Costs, schedule_with};
 use crate::evict::{Allocation, Cost, EvictError, HeadExtent, HeadSlots, Policy, Score, schedule};
 
@@ -236,21 +239,26 @@ fn extents_count_their_pages() {
 #[test]
 fn scratch_is_bounded() {
     const HISTOGRAM: usize = 65_536 * size_of::<u32>();
-    let slots: usize = 1 << 16;
+    let longest: usize = 1 << 16;
     let scores: Vec<Score> =
-        (0..slots).map(|i| Score::from_bits((i * 40_503 % 65_536) as u16)).collect();
-    for (count, slots_per_page, costs) in [
-        (32, 1, Costs::Recomputed),
-        (32, 8, Costs::Recomputed),
-        (32, 10, Costs::Recomputed),
-        (32, 11, Costs::Kept),
-        (32, 16, Costs::Kept),
-        (32, 64, Costs::Kept),
-        // Costs that take no more than a histogram are kept however few scores there are.
-        (1, 2, Costs::Kept),
-        (1, 1, Costs::Recomputed),
+        (0..longest).map(|i| Score::from_bits((i * 40_503 % 65_536) as u16)).collect();
+    for (count, slots, slots_per_page, costs) in [
+        (32, longest, 1, Costs::Recomputed),
+        (32, longest, 8, Costs::Recomputed),
+        (32, longest, 10, Costs::Recomputed),
+        (32, longest, 11, Costs::Kept),
+        (32, longest, 16, Costs::Kept),
+        (32, longest, 64, Costs::Kept),
+        // Costs that take no more than a histogram are kept however few scores there are; eight bytes
+        // of each head count.
+        (1, longest, 2, Costs::Kept),
+        (1, longest - 2, 1, Costs::Kept),
+        (1, longest - 1, 1, Costs::Recomputed),
+        (3, 21_844, 1, Costs::Recomputed),
+        (3, 21_843, 1, Costs::Kept),
     ] {
-        let head = HeadSlots { scores: &scores, positions: Positions::Identity, slots_per_page };
+        let scores = &scores[..slots];
+        let head = HeadSlots { scores, positions: Positions::Identity, slots_per_page };
         let heads = vec![head; count];
         let pages: usize = slots.div_ceil(slots_per_page);
         let asked = pages;
@@ -273,4 +281,22 @@ fn scratch_is_bounded() {
         let extents = count * size_of::<HeadExtent>();
         assert_eq!(even.scratch_bytes(), nothing.scratch_bytes() + extents);
     }
+}
+
+#[test]
+fn a_histogram_hands_out_what_it_counted_and_forgets() {
+    let mut histogram = Histogram::new();
+    let mut visits = |codes: &[u16], most: usize| {
+        codes.iter().for_each(|&code| histogram.add(code));
+        let mut seen = Vec::new();
+        histogram.drain(|code, count| {
+            seen.push((code, count));
+            if seen.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        seen
+    };
+    assert_eq!(visits(&[70, 3, 0xFFFF, 3, 4], 9), [(3, 2), (4, 1), (70, 1), (0xFFFF, 1)]);
+    assert_eq!(visits(&[70, 3, 4, 3], 1), [(3, 2)]);
+    assert_eq!(visits(&[5, 5], 9), [(5, 2)], "what was not visited is forgotten too");
+    assert_eq!(visits(&[], 9), []);
 }
