@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use headwise::base::Positions;
-use headwise::evict::{Cost, HeadSlots, Policy, Score, accumulate, plan, quantize, schedule};
+use headwise::evict::{
+    Cost, HeadSlots, PagePrices, Policy, Score, accumulate, plan, quantize, schedule,
+};
 
 const HEADS: usize = 32 * 8;
 const SLOTS_PER_PAGE: usize = 16;
@@ -136,6 +138,50 @@ fn small(c: &mut Criterion) {
     group.finish();
 }
 
+/// One eviction found by four ranks, each with two of eight heads of every layer, against one process
+/// with all scores: what one rank does, what all four do, and what each does with the prices of all.
+fn prices(c: &mut Criterion) {
+    const RANKS: usize = 4;
+    let slots = slots();
+    let scores = lognormal(slots);
+    let heads = views(&scores, None);
+    let pages: usize = heads.iter().map(|head| head.extent().pages()).sum();
+    let free = pages / 8 * 7;
+    let numbers: Vec<Vec<usize>> = (0..RANKS)
+        .map(|rank| (0..HEADS).filter(|head| head % 8 / (8 / RANKS) == rank).collect())
+        .collect();
+    let shards: Vec<Vec<HeadSlots<'_>>> =
+        numbers.iter().map(|numbers| numbers.iter().map(|&head| heads[head]).collect()).collect();
+    let mut group = c.benchmark_group(format!("prices/256x{slots}"));
+    group.throughput(Throughput::Elements((HEADS * slots) as u64));
+    group.sample_size(10).warm_up_time(Duration::from_secs(1));
+    for cost in [Cost::MaxVictim, Cost::SumVictims] {
+        let policy = Policy { cost, ..Policy::default() };
+        let price = |rank: usize| {
+            let prices = PagePrices::new(black_box(&shards[rank]), slots, &policy, free);
+            prices.expect("heads").numbered(numbers[rank].iter().copied()).expect("distinct")
+        };
+        let all: Vec<PagePrices> = (0..RANKS).map(price).collect();
+        let merged = || PagePrices::merge(black_box(&all)).expect("one policy").schedule(free);
+        let whole = schedule(&heads, slots, &policy, free).expect("feasible");
+        assert_eq!(merged().expect("feasible").pages(), whole.pages());
+
+        let name = format!("{cost:?}");
+        group.bench_function(BenchmarkId::new("schedule", &name), |b| {
+            b.iter(|| schedule(black_box(&heads), slots, &policy, free));
+        });
+        group.bench_function(BenchmarkId::new("one rank prices", &name), |b| b.iter(|| price(0)));
+        group.bench_function(BenchmarkId::new("merge and schedule", &name), |b| b.iter(merged));
+        group.bench_function(BenchmarkId::new("all ranks in turn", &name), |b| {
+            b.iter(|| {
+                let all: Vec<PagePrices> = (0..RANKS).map(price).collect();
+                PagePrices::merge(&all).expect("one policy").schedule(free)
+            });
+        });
+    }
+    group.finish();
+}
+
 fn plans(c: &mut Criterion) {
     let slots = slots();
     let scores = lognormal(slots);
@@ -166,5 +212,5 @@ fn accumulation(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, small, schedules, plans, accumulation);
+criterion_group!(benches, small, schedules, prices, plans, accumulation);
 criterion_main!(benches);

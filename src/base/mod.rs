@@ -6,5 +6,5 @@ mod slots;
 pub(crate) mod sync;
 
 pub use shape::{CacheShape, ShapeError};
-pub use slots::{Positions, SlotMove, compact};
+pub use slots::{HeadRewrite, Positions, SlotMove, compact};
 pub(crate) use slots::{apply_moves, close_gaps};

@@ -9,6 +9,18 @@ pub struct SlotMove {
     pub to: u32,
 }
 
+/// What an eviction or a truncation does to one head: its slots below `slots_after` are kept or
+/// overwritten by `moves`, all others are dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeadRewrite {
+    /// The head, among all heads of the sequence.
+    pub head: usize,
+    /// Slots in use afterwards.
+    pub slots_after: usize,
+    /// Survivors from the tail into holes, ascending in both.
+    pub moves: Vec<SlotMove>,
+}
+
 /// Which token of the sequence each slot of a head table holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Positions<'a> {

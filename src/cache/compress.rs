@@ -7,11 +7,8 @@ use rayon::prelude::*;
 use super::{CacheError, KvCache, KvSequence};
 use crate::{
     base::{CacheShape, apply_moves},
-    evict::{
-        Budget, EvictionPlan, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan,
-        quantize,
-    },
-    plan::{HeadRewrite, Rewrite, Sequence},
+    evict::{Budget, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan, quantize},
+    plan::{Rewrite, Sequence},
     store::{HostStore, PageStore, TablePages},
 };
 
@@ -85,7 +82,7 @@ pub(super) fn compress(
     let plan = plan(&heads, tokens, policy, wanted)?;
     drop(heads);
 
-    let rewrite = cache.manager.rewrite(&mut sequence.tables, rewrites(&plan))?;
+    let rewrite = cache.manager.rewrite(&mut sequence.tables, plan.rewrites())?;
     let pages_copied = rewrite.copies().len();
     move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
     if let Some(watch) = &mut sequence.watch {
@@ -152,18 +149,6 @@ fn score_heads(
         Ok(scores)
     };
     tables.into_par_iter().map(score).collect()
-}
-
-/// The planner's view of an eviction.
-fn rewrites(plan: &EvictionPlan) -> Vec<HeadRewrite> {
-    let changed = plan.heads().iter().enumerate().filter(|(_, head)| !head.is_untouched());
-    changed
-        .map(|(head, plan)| HeadRewrite {
-            head,
-            slots_after: plan.slots_after(),
-            moves: plan.moves().to_vec(),
-        })
-        .collect()
 }
 
 /// Makes the copies and the moves of a rewrite.

@@ -121,8 +121,7 @@ impl PolicyArgs {
     /// A compression by `kind` to `budget`, which is refused here if no sequence could have it.
     pub fn compression(&self, kind: ScorerKind, budget: Budget) -> Result<Compression, CliError> {
         let policy = self.policy(kind);
-        // No head and no token: only what the budget itself says is looked at.
-        budget.target_pages(&[], 0, &policy)?;
+        budget.check(&policy)?;
         Ok(Compression { scorer: self.scorer(kind)?, policy, budget })
     }
 }

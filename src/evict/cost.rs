@@ -3,40 +3,25 @@
 use std::ops::{ControlFlow, Range};
 
 use super::histogram::Histogram;
-use super::{Cost, HeadSlots, Score};
+use super::{Cost, HeadSlots, PageCost, Score};
 
-/// A page's cost as 32 bits that sort like it.
-///
-/// [`Cost::MaxVictim`]: the code of the score. [`Cost::SumVictims`]: the exact sum, cut to 25
-/// significant bits; cutting is monotone, so that the costs of a head stay non-decreasing, which
-/// a sum in floating point would not promise.
+/// A page's cost as 32 bits that sort like it: the code of the score for [`Cost::MaxVictim`], the bits
+/// of a [`PageCost`] for [`Cost::SumVictims`].
 pub(super) type CostKey = u32;
 
-const INFINITE: CostKey = CostKey::MAX;
-const FRACTION_BITS: u32 = 24;
-
-/// The key of a sum in units of 2⁻⁵⁷.
-#[inline]
-fn sum_key(steps: u128) -> CostKey {
-    if steps == 0 {
-        return 0;
+/// The cost that a key stands for.
+pub(super) fn page_cost(cost: Cost, key: CostKey) -> PageCost {
+    match cost {
+        Cost::MaxVictim => Score::from_bits(key as u16).into(),
+        Cost::SumVictims => PageCost::from_bits(key),
     }
-    let zeros = steps.leading_zeros();
-    let fraction = ((steps << zeros) >> (127 - FRACTION_BITS)) as u32 & ((1 << FRACTION_BITS) - 1);
-    (128 - zeros) << FRACTION_BITS | fraction
 }
 
-/// The cost that a key stands for.
+/// [`page_cost`] as a number.
 pub(super) fn cost_of(cost: Cost, key: CostKey) -> f64 {
     match cost {
         Cost::MaxVictim => Score::from_bits(key as u16).to_f32().into(),
-        Cost::SumVictims if key == INFINITE => f64::INFINITY,
-        Cost::SumVictims if key == 0 => 0.0,
-        Cost::SumVictims => {
-            let fraction = u64::from(key & ((1 << FRACTION_BITS) - 1)) << (52 - FRACTION_BITS);
-            let exponent = u64::from(key >> FRACTION_BITS) - 1 + 1023 - 57;
-            f64::from_bits(exponent << 52 | fraction)
-        }
+        Cost::SumVictims => PageCost::from_bits(key).to_f64(),
     }
 }
 
@@ -107,7 +92,9 @@ fn emit_sum(
         let mut count = count as usize;
         while count >= room {
             sum += u128::from(significands + significand * room as u64) << exponent;
-            emit(if score == Score::INFINITY { INFINITE } else { sum_key(sum) });
+            let infinite = score == Score::INFINITY;
+            let cost = if infinite { PageCost::INFINITY } else { PageCost::of_steps(sum) };
+            emit(cost.to_bits());
             left -= 1;
             if left == 0 {
                 return ControlFlow::Break(());

@@ -83,9 +83,17 @@ pub enum EvictError {
     /// A compression ratio below one, infinite, or not a number.
     #[error("a compression ratio of {0} is not a finite number from one up")]
     Ratio(f64),
-    /// A budget that leaves a sequence without a page.
+    /// A budget of no token or no page.
     #[error("the budget leaves the sequence no page")]
     EmptyBudget,
+    /// A ratio that is beyond the number of a sequence's pages.
+    #[error("a compression ratio of {ratio} leaves none of the sequence's {pages} pages")]
+    RatioBeyondPages {
+        /// The ratio.
+        ratio: f64,
+        /// Pages of the uncompressed sequence.
+        pages: usize,
+    },
     /// An average per head that does not even hold what every head must keep.
     #[error("a budget of {tokens} tokens per head is under the {floor} that every head keeps")]
     BudgetUnderFloor {
@@ -104,6 +112,48 @@ pub enum EvictError {
         asked: usize,
         /// Pages that the heads list.
         possible: usize,
+    },
+    /// A head whose listed costs were all taken, of more pages that it could give up.
+    #[error(
+        "head {head} gives up all {listed} pages that it lists costs for and has more: list more to free \
+         {asked}"
+    )]
+    CostsCut {
+        /// The head.
+        head: usize,
+        /// Costs that it lists.
+        listed: usize,
+        /// Pages that were to be freed.
+        asked: usize,
+    },
+    /// A list of costs that does not ascend, or is longer than the pages that its head may give up.
+    #[error("head {head}: {problem}")]
+    BadCosts {
+        /// The head.
+        head: usize,
+        /// What is wrong with its list.
+        problem: &'static str,
+    },
+    /// Prices of one eviction that name a head twice.
+    #[error("head {0} is priced twice")]
+    PricedTwice(usize),
+    /// Prices of some heads of an eviction where those of all were needed.
+    #[error("head {0} is not priced: heads are numbered from 0 on over all ranks")]
+    NotPriced(usize),
+    /// Prices that are not of one eviction.
+    #[error("prices of {0} do not merge")]
+    UnlikePrices(&'static str),
+    /// More pages asked of one head than it may give up.
+    #[error("head {head} cannot give up {asked} of its {held} pages, at most {possible} may go")]
+    InfeasibleHead {
+        /// The head.
+        head: usize,
+        /// Pages that it was to give up.
+        asked: usize,
+        /// Pages that it could give up.
+        possible: usize,
+        /// Pages that it holds.
+        held: usize,
     },
     /// More pages asked for than may go.
     #[error(

@@ -2,7 +2,9 @@
 //!
 //! Pure bookkeeping: no tensor, no I/O. A [`Scorer`] says how much each slot matters, a [`Budget`]
 //! says how many pages a sequence may hold, [`schedule`] picks the cheapest whole pages over all
-//! layers and heads, and [`plan`] adds the moves that empty those pages. The method is that of
+//! layers and heads, and [`plan`] adds the moves that empty those pages, in the words of the planner
+//! ([`EvictionPlan::rewrites`]). Where no process has all heads, [`PagePrices`] of each are enough to
+//! choose the same pages. The method is that of
 //! KV-Compress (arXiv 2410.00161); `docs/eviction.md` says where and why this differs.
 //!
 //! ```
@@ -31,9 +33,11 @@ mod cost;
 mod error;
 mod heads;
 mod histogram;
+mod page_cost;
 mod plan;
 mod policy;
 mod priced;
+mod prices;
 mod schedule;
 mod score;
 pub mod scorer;
@@ -44,9 +48,11 @@ mod victims;
 pub use budget::Budget;
 pub use error::EvictError;
 pub use heads::{HeadExtent, HeadSlots};
-pub use plan::{EvictionPlan, HeadPlan, plan};
+pub use page_cost::PageCost;
+pub use plan::{EvictionPlan, HeadPlan, plan, plan_pages};
 pub use policy::{Allocation, Cost, Policy};
 pub use priced::cheapest_pages;
+pub use prices::{HeadPrices, PagePrices};
 pub use schedule::{Schedule, schedule};
 pub use score::{Score, accumulate, dither, quantize};
 pub use scorer::{HeadContext, Needs, Scorer, ScorerKind};

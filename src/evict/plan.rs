@@ -1,9 +1,10 @@
 //! From pages to moves.
 
 use super::histogram::Histogram;
+use super::schedule::Limits;
 use super::victims::Victims;
-use super::{EvictError, HeadSlots, Policy, Schedule, schedule};
-use crate::base::{SlotMove, apply_moves, close_gaps};
+use super::{EvictError, HeadSlots, Policy, schedule};
+use crate::base::{HeadRewrite, Positions, SlotMove, apply_moves, close_gaps};
 
 /// What one head does in an eviction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +55,17 @@ impl HeadPlan {
         apply_moves(slots, &self.moves, self.slots_after());
         Ok(())
     }
+
+    /// The tokens that the head's slots hold afterwards, in slot order, from those `before`. A head that
+    /// never evicted has no list of them until now.
+    ///
+    /// # Errors
+    /// `before` does not describe [`slots_before`](Self::slots_before) slots.
+    pub fn positions_after(&self, before: Positions<'_>) -> Result<Vec<u32>, EvictError> {
+        let mut positions = before.to_vec(self.slots_before());
+        self.apply_to(&mut positions)?;
+        Ok(positions)
+    }
 }
 
 /// What every head of a sequence does in an eviction.
@@ -81,6 +93,19 @@ impl EvictionPlan {
     /// Slots that all heads lose together.
     pub fn victims(&self) -> usize {
         self.heads.iter().map(|head| head.slots_before() - head.slots_after()).sum()
+    }
+
+    /// The eviction in the words of the planner, for
+    /// [`BlockManager::rewrite`](crate::plan::BlockManager::rewrite): the heads that change, ascending.
+    pub fn rewrites(&self) -> Vec<HeadRewrite> {
+        let changed = self.heads.iter().enumerate().filter(|(_, head)| !head.is_untouched());
+        changed
+            .map(|(head, plan)| HeadRewrite {
+                head,
+                slots_after: plan.slots_after(),
+                moves: plan.moves.clone(),
+            })
+            .collect()
     }
 
     /// [`HeadPlan::apply_to`] for every head: `slots` holds one vector per head.
@@ -118,15 +143,41 @@ pub fn plan(
     pages_to_free: usize,
 ) -> Result<EvictionPlan, EvictError> {
     let schedule = schedule(heads, logical_len, policy, pages_to_free)?;
-    Ok(plan_schedule(heads, logical_len, policy, &schedule))
+    Ok(plan_possible(heads, logical_len, policy, schedule.pages()))
 }
 
-/// The plan of a schedule that was made of these very arguments.
-fn plan_schedule(
+/// [`plan`] where it is known how many `pages` each head gives up: where heads of several ranks compete
+/// ([`PagePrices`](super::PagePrices)), or an engine divides pages in a way of its own.
+///
+/// # Errors
+/// Not one number of pages per head; a head that cannot give up so many; a head's slots, positions or
+/// pages make no sense.
+pub fn plan_pages(
     heads: &[HeadSlots<'_>],
     logical_len: usize,
     policy: &Policy,
-    schedule: &Schedule,
+    pages: &[u32],
+) -> Result<EvictionPlan, EvictError> {
+    let (got, expected) = (pages.len(), heads.len());
+    if got != expected {
+        return Err(EvictError::Length { what: "the pages of all heads", got, expected });
+    }
+    let limits = Limits::new(heads, logical_len, policy)?;
+    let over = pages.iter().zip(&limits.pages).position(|(asked, possible)| asked > possible);
+    if let Some(head) = over {
+        let [asked, possible] = [pages[head], limits.pages[head]].map(|pages| pages as usize);
+        let held = heads[head].extent().pages();
+        return Err(EvictError::InfeasibleHead { head, asked, possible, held });
+    }
+    Ok(plan_possible(heads, logical_len, policy, pages))
+}
+
+/// The plan by which each head gives up its `pages`, which it can.
+fn plan_possible(
+    heads: &[HeadSlots<'_>],
+    logical_len: usize,
+    policy: &Policy,
+    pages: &[u32],
 ) -> EvictionPlan {
     let evictable = policy.evictable(logical_len);
     let mut histogram = Histogram::new();
@@ -144,5 +195,5 @@ fn plan_schedule(
         let [slots_before, slots_after] = [extent.slots, after].map(|slots| slots as u32);
         HeadPlan { pages_freed: pages, slots_before, slots_after, moves }
     };
-    EvictionPlan { heads: heads.iter().zip(schedule.pages()).map(plan_head).collect() }
+    EvictionPlan { heads: heads.iter().zip(pages).map(plan_head).collect() }
 }

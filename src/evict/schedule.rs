@@ -8,10 +8,10 @@ use super::{Allocation, EvictError, HeadExtent, HeadSlots, Policy, Score};
 /// How many pages each head of a sequence gives up.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    pages: Vec<u32>,
-    total: usize,
-    cost: Option<f64>,
-    scratch_bytes: usize,
+    pub(super) pages: Vec<u32>,
+    pub(super) total: usize,
+    pub(super) cost: Option<f64>,
+    pub(super) scratch_bytes: usize,
 }
 
 impl Schedule {
@@ -75,7 +75,7 @@ pub(super) fn schedule_with(
     pages_to_free: usize,
     costs: Option<Costs>,
 ) -> Result<Schedule, EvictError> {
-    let limits = limits(heads, logical_len, policy, pages_to_free)?;
+    let limits = Limits::new(heads, logical_len, policy)?.within(pages_to_free)?;
     let limits_bytes = limits.capacity() * size_of::<u32>();
     let own_bytes = limits_bytes + heads.len() * size_of::<u32>();
     if pages_to_free == 0 {
@@ -122,32 +122,48 @@ pub(super) fn schedule_with(
     })
 }
 
-/// The most pages that each head may give up, none of them more than are asked for. Refuses what
-/// makes no sense, and what cannot be.
-fn limits(
-    heads: &[HeadSlots<'_>],
-    logical_len: usize,
-    policy: &Policy,
-    asked: usize,
-) -> Result<Vec<u32>, EvictError> {
-    let evictable = policy.evictable(logical_len);
-    let mut limits = Vec::with_capacity(heads.len());
-    let (mut possible, mut held) = (0, 0);
-    for (index, head) in heads.iter().enumerate() {
-        let evictable = head.count_evictable(&evictable, index, logical_len)?;
-        let extent = head.extent();
-        let spare = extent.slots.saturating_sub(policy.floor_slots);
-        let limit = extent.pages_within(spare.min(evictable));
-        possible += limit;
-        held += extent.pages();
-        // Pages are as many as tokens at most, which are 32 bits.
-        limits.push(limit.min(asked) as u32);
+/// The most pages that each head may give up.
+pub(super) struct Limits {
+    pub pages: Vec<u32>,
+    /// Their sum.
+    pub possible: usize,
+    /// Pages that the heads hold.
+    pub held: usize,
+}
+
+impl Limits {
+    /// Refuses what makes no sense.
+    pub fn new(
+        heads: &[HeadSlots<'_>],
+        logical_len: usize,
+        policy: &Policy,
+    ) -> Result<Self, EvictError> {
+        let evictable = policy.evictable(logical_len);
+        let mut limits = Self { pages: Vec::with_capacity(heads.len()), possible: 0, held: 0 };
+        for (index, head) in heads.iter().enumerate() {
+            let evictable = head.count_evictable(&evictable, index, logical_len)?;
+            let extent = head.extent();
+            let spare = extent.slots.saturating_sub(policy.floor_slots);
+            let pages = extent.pages_within(spare.min(evictable));
+            limits.possible += pages;
+            limits.held += extent.pages();
+            // Pages are as many as tokens at most, which are 32 bits.
+            limits.pages.push(pages as u32);
+        }
+        match u32::try_from(limits.held) {
+            Ok(_) => Ok(limits),
+            Err(_) => Err(EvictError::TooManyPages(limits.held)),
+        }
     }
-    if u32::try_from(held).is_err() {
-        return Err(EvictError::TooManyPages(held));
+
+    /// The pages of each head, none of them more than are `asked` for. Refuses to free more than may go.
+    pub fn within(mut self, asked: usize) -> Result<Vec<u32>, EvictError> {
+        let Self { possible, held, .. } = self;
+        if asked > possible {
+            return Err(EvictError::Infeasible { asked, possible, held, floor: held - possible });
+        }
+        // All of them together are 32 bits.
+        self.pages.iter_mut().for_each(|pages| *pages = (*pages).min(asked as u32));
+        Ok(self.pages)
     }
-    if asked > possible {
-        return Err(EvictError::Infeasible { asked, possible, held, floor: held - possible });
-    }
-    Ok(limits)
 }

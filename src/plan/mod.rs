@@ -35,9 +35,11 @@ pub use error::PlanError;
 pub use forecast::Admission;
 pub use manager::BlockManager;
 pub use pool::{Page, PagePool, PoolError, PoolStats, StepId};
-pub use rewrite::{HeadRewrite, Rewrite};
+pub use rewrite::Rewrite;
 pub use sequence::{HeadTable, Sequence, TablePlan};
 pub use step::{PageCopy, Step};
+
+pub use crate::base::HeadRewrite;
 
 #[cfg(test)]
 mod tests;

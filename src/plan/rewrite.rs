@@ -3,19 +3,7 @@
 use std::ops::Range;
 
 use super::{Page, PageCopy, PlanError, Sequence};
-use crate::base::{SlotMove, apply_moves};
-
-/// What happens to one head: its slots below `slots_after` are kept or overwritten by `moves`, all
-/// others are dropped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeadRewrite {
-    /// The head, among all heads of the sequence.
-    pub head: usize,
-    /// Slots in use afterwards.
-    pub slots_after: usize,
-    /// Survivors from the tail into holes, ascending in both.
-    pub moves: Vec<SlotMove>,
-}
+use crate::base::{HeadRewrite, SlotMove, apply_moves};
 
 /// A rewrite that was granted and waits for the bytes to move.
 ///

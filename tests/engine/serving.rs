@@ -189,16 +189,67 @@ fn requests_that_cannot_run_are_refused_with_the_numbers() {
         compression: Some(CompressionPlan {
             compression: Compression {
                 policy: Policy { sinks: 16, window: 2, ..Policy::default() },
-                ..compression(Budget::TokensPerHead(19)).compression
+                ..compression(Budget::Pages(5)).compression
             },
-            ..compression(Budget::TokensPerHead(19))
+            ..compression(Budget::Pages(5))
         }),
         ..ServeOptions::default()
     };
     assert!(matches!(
         refuse(grows, roomy, request(0, 10, 90)),
-        EngineError::Cache(CacheError::Evict(EvictError::Infeasible { .. }))
+        EngineError::Cache(CacheError::Evict(EvictError::Infeasible {
+            asked: 23,
+            possible: 20,
+            held: 28,
+            floor: 8
+        }))
     ));
+}
+
+/// Tokens are counted in the pages that tables hold: a budget for all of a request's tokens takes none
+/// of its pages, whatever is protected, and one for fewer tokens keeps their pages.
+#[test]
+fn a_budget_for_all_tokens_evicts_nothing() {
+    let (_folder, model) = tiny();
+    let options = |budget| ServeOptions {
+        chunk: 32,
+        compression: Some(CompressionPlan { every: Some(1), ..compression(budget) }),
+        ..ServeOptions::default()
+    };
+    let plain = ServeOptions { compression: None, ..options(Budget::Pages(1)) };
+    let capacity = Capacity::Tokens(256);
+    for prompt in [1, 9, 15, 16, 17, 41, 64, 100] {
+        let request = request(7, prompt, 9);
+        let tokens = prompt as usize + 9;
+        let (without, _) = run(&model, capacity, plain.clone(), std::slice::from_ref(&request));
+        for budget in [
+            Budget::TokensPerHead(tokens),
+            Budget::TokensPerHead(tokens + 100),
+            Budget::Pages(4 * tokens.div_ceil(16)),
+            Budget::Ratio(1.0),
+            Budget::RatioOutsideProtected(1.0),
+        ] {
+            let request = std::slice::from_ref(&request);
+            let (done, stats) = run(&model, capacity, options(budget), request);
+            assert!(matches!(done[0].finish, Finish::Length), "{budget:?}: {:?}", done[0].finish);
+            assert_eq!(
+                (stats.pages_evicted, &done[0].tokens),
+                (0, &without[0].tokens),
+                "{budget:?}"
+            );
+        }
+    }
+    // 41 of 100 tokens are three pages of each head, of seven.
+    let options = options(Budget::TokensPerHead(41));
+    let mut scheduler = Scheduler::new(&model, cache(&model, capacity), options).unwrap();
+    scheduler.submit(request(7, 99, 2)).unwrap();
+    let mut least = usize::MAX;
+    while !scheduler.is_idle() {
+        scheduler.step().unwrap();
+        let evicted = scheduler.sequences().filter(|s| s.tokens() == 99);
+        least = evicted.map(|s| s.tables().pages()).fold(least, usize::min);
+    }
+    assert_eq!(least, 4 * 3);
 }
 
 #[test]

@@ -42,6 +42,59 @@ fn a_batch_frees_exactly_what_each_plan_said() {
     }
 }
 
+/// The least memory there is: one page for each head.
+#[test]
+fn one_page_for_each_head_is_enough() {
+    let mut model = Model::new(3);
+    let heads = model.shape.heads();
+    let config = CacheConfig { block_tokens: 4, ..CacheConfig::new(model.shape, 0) };
+    let of = |capacity| KvCache::new(&CacheConfig { capacity, ..config.clone() });
+    let page_bytes = config.page_bytes().unwrap();
+    let bytes = heads * page_bytes;
+    for least in [Capacity::Pages(heads), Capacity::Bytes(bytes), Capacity::Tokens(1)] {
+        let mut cache = of(least).unwrap();
+        assert_eq!(cache.stats().total, heads);
+        let (sequence, _) = prefilled(&mut model, &mut cache, &[4], ScorerKind::KeyDiff);
+        assert_eq!((sequence.tables().pages(), cache.stats().free), (heads, 0));
+    }
+    let pages = heads - 1;
+    for (less, bytes) in [
+        (Capacity::Pages(pages), pages * page_bytes),
+        (Capacity::Bytes(bytes - 1), pages * page_bytes),
+    ] {
+        let refused = CacheError::TooLittleMemory { bytes, pages, heads };
+        assert_eq!(of(less).unwrap_err(), refused);
+    }
+}
+
+/// At every length, whatever the slots of a page: a budget for all that is there takes nothing away.
+#[test]
+fn a_budget_for_all_that_is_there_evicts_nothing() {
+    let mut model = Model::new(13);
+    let mut cache = cache(&model, mixed(), 600);
+    let (mut sequence, mut history) =
+        prefilled(&mut model, &mut cache, &[], ScorerKind::KvCompress);
+    for tokens in 1..=200 {
+        model.step(&mut cache, &mut [(&mut sequence, &mut history, 1)], 0.02).unwrap();
+        let held = sequence.tables().pages();
+        for budget in [
+            Budget::TokensPerHead(tokens),
+            Budget::Pages(held),
+            Budget::Ratio(1.0),
+            Budget::RatioOutsideProtected(1.0),
+        ] {
+            for (sinks, window, floor_slots) in [(0, 0, 0), (4, 32, 0), (2, 3, 50)] {
+                let policy = Policy { sinks, window, floor_slots, ..Policy::default() };
+                let compression =
+                    Compression { policy, ..compression(ScorerKind::KvCompress, budget) };
+                let done = cache.compress(&mut sequence, &compression).unwrap();
+                assert_eq!((done.pages_freed, done.slots_evicted), (0, 0), "{tokens}, {budget:?}");
+            }
+        }
+        assert_eq!(sequence.tables().pages(), held);
+    }
+}
+
 #[test]
 fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
     let mut model = Model::new(11);

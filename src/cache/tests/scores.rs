@@ -250,3 +250,41 @@ fn a_step_that_is_dropped_leaves_no_trace() {
     model.step(&mut cache, &mut [(&mut sequence, &mut history, 9)], 0.02).unwrap();
     cache.audit([&sequence]).unwrap();
 }
+
+/// Scores 1 for every prompt slot, and the same small increment for every slot of a decoding step.
+struct Trickle;
+
+impl Scorer for Trickle {
+    fn name(&self) -> &'static str {
+        "trickle"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { attention_window: Some(8), decode_attention: true, ..Needs::default() }
+    }
+
+    fn score(&self, _: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError> {
+        out.fill(1.0);
+        Ok(())
+    }
+
+    fn increment(&self, _: &HeadContext<'_>, out: &mut [f32]) -> Result<(), EvictError> {
+        out.fill(1e-4);
+        Ok(())
+    }
+}
+
+/// A tenth of a step of the format, forty times: every slot rises about four of its steps. With one
+/// dither for all steps, a tenth of the slots would rise forty and the others none.
+#[test]
+fn every_decoding_step_rounds_anew() {
+    let scorer: Arc<dyn Scorer> = Arc::new(Trickle);
+    let chunks: Vec<usize> = std::iter::once(20).chain([1; 40]).collect();
+    let (_, _, sequence, _) = observed_by(&scorer, &chunks);
+    for (head, scores) in all_scores(&sequence).iter().enumerate() {
+        for (slot, score) in scores[..20].iter().enumerate() {
+            let steps = score.to_bits() - Score::try_from(1.0).unwrap().to_bits();
+            assert!((2..=6).contains(&steps), "head {head}, slot {slot}: {steps}");
+        }
+    }
+}

@@ -4,6 +4,7 @@ mod budget;
 mod cases;
 mod oracle;
 mod plan;
+mod prices;
 mod schedule;
 mod score;
 mod scorers;

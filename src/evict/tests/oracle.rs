@@ -100,7 +100,7 @@ fn steps(score: Score) -> u128 {
 }
 
 /// The 25 leading bits: how finely costs are told apart.
-fn significant(cost: u128) -> u128 {
+pub fn significant(cost: u128) -> u128 {
     let dropped = (128 - cost.leading_zeros()).saturating_sub(25);
     cost >> dropped << dropped
 }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::cases::{Head, case};
 use super::oracle;
-use crate::base::Positions;
+use crate::base::{HeadRewrite, Positions};
 use crate::evict::{Budget, EvictError, HeadSlots, Policy, Score, plan};
 
 proptest! {
@@ -26,6 +26,18 @@ proptest! {
         prop_assert_eq!(
             plan.moves(), plan.heads().iter().map(|head| head.moves().len()).sum::<usize>()
         );
+
+        let rewrites = plan.rewrites();
+        let changed = plan.heads().iter().enumerate().filter(|(_, head)| head.pages_freed() > 0);
+        let expected = changed.map(|(head, plan)| HeadRewrite {
+            head,
+            slots_after: plan.slots_after(),
+            moves: plan.moves().to_vec(),
+        });
+        prop_assert_eq!(rewrites, expected.collect::<Vec<_>>());
+
+        let dying = views.iter().zip(&pages).map(|(head, &n)| head.extent().victims(n as usize));
+        prop_assert_eq!(plan.victims(), dying.sum::<usize>());
 
         for ((head, plan), &pages) in views.iter().zip(plan.heads()).zip(&pages) {
             let slots = head.scores.len();
@@ -51,6 +63,10 @@ proptest! {
             let mut scores = head.scores.to_vec();
             let mut expected: Vec<_> =
                 kept.iter().copied().filter(|slot| !victims.contains(&slot.0)).collect();
+            prop_assert_eq!(plan.positions_after(head.positions), {
+                let mut after = positions.clone();
+                plan.apply_to(&mut after).map(|()| after)
+            });
             plan.apply_to(&mut kept).unwrap();
             plan.apply_to(&mut positions).unwrap();
             plan.apply_to(&mut scores).unwrap();
@@ -136,6 +152,9 @@ fn values_of_another_length_are_refused() {
     assert_eq!(short, [1; 3]);
     assert_eq!(plan.apply_to(&mut [vec![0u8; 40], vec![0; 3]]), Err(wrong));
     assert!(matches!(plan.apply_to(&mut [vec![0u8; 40]]), Err(EvictError::Length { .. })));
+    let listed = [3, 1, 2];
+    let short = plan.heads()[0].positions_after(Positions::Explicit(&listed));
+    assert!(matches!(short, Err(EvictError::Length { got: 3, expected: 40, .. })));
 }
 
 #[test]

@@ -1,10 +1,13 @@
+use std::ops::ControlFlow;
+
 use proptest::prelude::*;
 
 use super::cases::{Case, Head, case};
 use super::oracle;
 use crate::base::Positions;
+use crate::evict::histogram::Histogram;
 use crate::evict::schedule::{Costs, schedule_with};
-use crate::evict::{Allocation, Cost, EvictError, HeadSlots, Policy, Score, schedule};
+use crate::evict::{Allocation, Cost, EvictError, HeadExtent, HeadSlots, Policy, Score, schedule};
 
 const BOTH: [Cost; 2] = [Cost::MaxVictim, Cost::SumVictims];
 
@@ -187,29 +190,113 @@ fn what_makes_no_sense_is_refused() {
     );
 }
 
+#[test]
+fn lengths_beyond_32_bits_are_refused() {
+    let scores = [Score::ZERO; 4];
+    let head = HeadSlots { scores: &scores, positions: Positions::Identity, slots_per_page: 2 };
+    let policy = bare(Cost::MaxVictim);
+    let longest = u32::MAX as usize;
+    assert_eq!(schedule(&[head], longest, &policy, 1).unwrap().pages(), [1]);
+    let logical_len = longest + 1;
+    assert_eq!(
+        schedule(&[head], logical_len, &policy, 1),
+        Err(EvictError::TooManySlots { head: 0, slots: 4, logical_len })
+    );
+}
+
+#[test]
+fn policies_of_any_size_protect_all() {
+    let policy = Policy { sinks: usize::MAX, window: usize::MAX, ..bare(Cost::MaxVictim) };
+    assert_eq!(policy.floor(), usize::MAX);
+    assert!(policy.evictable(100).is_empty());
+    let floor = Policy { floor_slots: usize::MAX, ..bare(Cost::MaxVictim) };
+    assert_eq!((floor.floor(), floor.evictable(100)), (usize::MAX, 0..100));
+    let head = identity(vec![Score::ZERO; 100], 16);
+    for policy in [policy, floor] {
+        let refused = schedule(&[head.view()], 100, &policy, 1).unwrap_err();
+        let (asked, possible, held, floor) = (1, 0, 7, 7);
+        assert_eq!(refused, EvictError::Infeasible { asked, possible, held, floor });
+    }
+}
+
+/// A count divides by nothing, even where the extent makes no sense.
+#[test]
+fn extents_count_their_pages() {
+    let extent = |slots, slots_per_page| HeadExtent { slots, slots_per_page };
+    let counted = |extent: HeadExtent| (extent.pages(), extent.last_page_slots());
+    assert_eq!(counted(extent(0, 16)), (0, 0));
+    assert_eq!(counted(extent(1, 16)), (1, 1));
+    assert_eq!(counted(extent(16, 16)), (1, 16));
+    assert_eq!(counted(extent(17, 16)), (2, 1));
+    assert_eq!(extent(3, 0).pages(), 3);
+    assert_eq!(extent(3, 0).pages_within(3), 1);
+    assert_eq!(extent(0, 16).pages_within(100), 0);
+    assert_eq!([0, 1, 2].map(|pages| extent(17, 16).victims(pages)), [0, 1, 17]);
+    assert_eq!([0, 1, 16, 17].map(|victims| extent(17, 16).pages_within(victims)), [0, 1, 1, 2]);
+}
+
 /// Scratch is what it says it is, and within a quarter of the scores where those are many.
 #[test]
 fn scratch_is_bounded() {
-    let slots = 1 << 16;
+    const HISTOGRAM: usize = 65_536 * size_of::<u32>();
+    let longest: usize = 1 << 16;
     let scores: Vec<Score> =
-        (0..slots).map(|i| Score::from_bits((i * 40_503 % 65_536) as u16)).collect();
-    for (slots_per_page, costs) in
-        [(1, Costs::Recomputed), (8, Costs::Recomputed), (16, Costs::Kept), (64, Costs::Kept)]
-    {
-        let head = HeadSlots { scores: &scores, positions: Positions::Identity, slots_per_page };
-        let heads = vec![head; 128];
-        let asked = heads.len() * slots / slots_per_page / 2;
+        (0..longest).map(|i| Score::from_bits((i * 40_503 % 65_536) as u16)).collect();
+    for (count, slots, slots_per_page, costs) in [
+        (32, longest, 1, Costs::Recomputed),
+        (32, longest, 8, Costs::Recomputed),
+        (32, longest, 10, Costs::Recomputed),
+        (32, longest, 11, Costs::Kept),
+        (32, longest, 16, Costs::Kept),
+        (32, longest, 64, Costs::Kept),
+        // Costs that take no more than a histogram are kept however few scores there are; eight bytes
+        // of each head count.
+        (1, longest, 2, Costs::Kept),
+        (1, longest - 2, 1, Costs::Kept),
+        (1, longest - 1, 1, Costs::Recomputed),
+        (3, 21_844, 1, Costs::Recomputed),
+        (3, 21_843, 1, Costs::Kept),
+    ] {
+        let scores = &scores[..slots];
+        let head = HeadSlots { scores, positions: Positions::Identity, slots_per_page };
+        let heads = vec![head; count];
+        let pages: usize = slots.div_ceil(slots_per_page);
+        let asked = pages;
         for cost in BOTH {
-            let run = |costs| schedule_with(&heads, slots, &bare(cost), asked, costs).unwrap();
-            let found = run(None);
-            assert_eq!(found.scratch_bytes(), run(Some(costs)).scratch_bytes());
-            assert!(found.scratch_bytes() * 4 <= heads.len() * slots * size_of::<Score>());
-            let histogram = 65_536 * size_of::<u32>();
-            let held = match costs {
-                Costs::Kept => histogram + asked * size_of::<u32>(),
-                Costs::Recomputed => 2 * histogram,
+            let found = schedule_with(&heads, slots, &bare(cost), asked, None).unwrap();
+            let own = count * (2 * size_of::<u32>() + 2 * size_of::<u32>());
+            let costs = match costs {
+                Costs::Kept => count * (pages * size_of::<u32>() + size_of::<usize>()),
+                Costs::Recomputed => HISTOGRAM,
             };
-            assert!(found.scratch_bytes() >= held);
+            assert_eq!(found.scratch_bytes(), own + costs + HISTOGRAM, "{slots_per_page}");
+            if count == 32 {
+                assert!(found.scratch_bytes() * 4 <= count * slots * size_of::<Score>());
+            }
         }
+        let nothing = schedule(&heads, slots, &bare(BOTH[0]), 0).unwrap();
+        assert_eq!(nothing.scratch_bytes(), count * 2 * size_of::<u32>());
+        let per_head = Policy { allocation: Allocation::PerHead, ..bare(BOTH[0]) };
+        let even = schedule(&heads, slots, &per_head, asked).unwrap();
+        let extents = count * size_of::<HeadExtent>();
+        assert_eq!(even.scratch_bytes(), nothing.scratch_bytes() + extents);
     }
+}
+
+#[test]
+fn a_histogram_hands_out_what_it_counted_and_forgets() {
+    let mut histogram = Histogram::new();
+    let mut visits = |codes: &[u16], most: usize| {
+        codes.iter().for_each(|&code| histogram.add(code));
+        let mut seen = Vec::new();
+        histogram.drain(|code, count| {
+            seen.push((code, count));
+            if seen.len() == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        seen
+    };
+    assert_eq!(visits(&[70, 3, 0xFFFF, 3, 4], 9), [(3, 2), (4, 1), (70, 1), (0xFFFF, 1)]);
+    assert_eq!(visits(&[70, 3, 4, 3], 1), [(3, 2)]);
+    assert_eq!(visits(&[5, 5], 9), [(5, 2)], "what was not visited is forgotten too");
+    assert_eq!(visits(&[], 9), []);
 }

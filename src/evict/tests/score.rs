@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use crate::evict::score::mix;
 use crate::evict::{EvictError, Score, accumulate, dither, quantize};
 
 fn score(value: f32) -> Score {
@@ -94,6 +95,36 @@ fn accumulation_knows_the_ends() {
     assert_eq!(Score::MAX.accumulate(f32::MAX, u32::MAX), Score::MAX);
     assert_eq!(score(1.0).accumulate(f32::NAN, u32::MAX), score(1.0));
     assert_eq!(score(1.0).accumulate(-1.0, u32::MAX), score(1.0));
+}
+
+/// Half a step of the format goes up in about half of the slots, and in other slots of another head or
+/// another step.
+#[test]
+fn slots_heads_and_steps_round_on_their_own() {
+    let ups = |head, step| {
+        let mut scores = [score(1.0); 4096];
+        accumulate(&mut scores, &[0.5 / 1024.0; 4096], head, step).unwrap();
+        scores.map(|found| found > score(1.0))
+    };
+    let first = ups(0, 0);
+    let count = |flags: &[bool]| flags.iter().filter(|&&up| up).count() as i64;
+    assert!((count(&first) - 2048).abs() < 200, "{}", count(&first));
+    for other in [ups(1, 0), ups(2, 0), ups(0, 1), ups(0, 3)] {
+        let unlike: Vec<bool> = first.iter().zip(other).map(|(a, b)| *a != b).collect();
+        assert!(count(&unlike) > 800, "{}", count(&unlike));
+    }
+}
+
+/// The reference values of SplitMix64.
+#[test]
+fn hashes_are_those_of_split_mix() {
+    let weyl = 0x9E37_79B9_7F4A_7C15u64;
+    let outputs = [0, 1, 2].map(|n| mix(weyl.wrapping_mul(n)));
+    assert_eq!(outputs, [0xE220_A839_7B1D_CDAF, 0x6E78_9E6A_A1B9_65F4, 0x06C4_5D18_8009_454F]);
+    assert_eq!(
+        [dither(0, 0), dither(0, 2)],
+        [0xE220_A839, 0xE220_A839u32.wrapping_add(0x3C6E_F372)]
+    );
 }
 
 #[test]

@@ -32,10 +32,13 @@ impl Scheduler<'_> {
     /// keeps them, and is held to the ratio as soon as it is long enough.
     pub(super) fn target_pages(&self, tokens: usize) -> Result<Option<usize>, EngineError> {
         let Some(plan) = &self.options.compression else { return Ok(None) };
+        let Compression { policy, budget, .. } = &plan.compression;
         let (asked, least) = self.asked_and_least(&plan.compression, tokens)?;
         let full = self.cache.table_plan().pages_for(tokens);
-        let by_ratio =
-            matches!(plan.compression.budget, Budget::Ratio(_) | Budget::RatioOutsideProtected(_));
+        if asked < full {
+            budget.check(policy).map_err(CacheError::from)?;
+        }
+        let by_ratio = matches!(budget, Budget::Ratio(_) | Budget::RatioOutsideProtected(_));
         if asked < least && !by_ratio {
             let (asked, possible) = (full - asked, full - least);
             let infeasible = EvictError::Infeasible { asked, possible, held: full, floor: least };
@@ -56,12 +59,7 @@ impl Scheduler<'_> {
         let extents: Vec<HeadExtent> = (0..plan.heads())
             .map(|head| HeadExtent { slots: tokens, slots_per_page: plan.slots_per_page(head) })
             .collect();
-        let asked = match budget.target_pages(&extents, tokens, policy) {
-            Ok(pages) => pages,
-            // Less than one page of all heads.
-            Err(EvictError::EmptyBudget) if matches!(budget, Budget::Ratio(_)) => 0,
-            Err(error) => return Err(CacheError::from(error).into()),
-        };
+        let asked = budget.target_pages(&extents, tokens, policy).map_err(CacheError::from)?;
         Ok((asked, plan.pages_for(policy.floor().min(tokens)).max(1)))
     }
 
