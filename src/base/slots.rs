@@ -1,5 +1,7 @@
 //! What a compaction says of the slots of one head table.
 
+use std::ops::Range;
+
 /// One slot's journey within a head table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlotMove {
@@ -28,21 +30,49 @@ pub enum Positions<'a> {
     Identity,
     /// Slot `i` holds position `positions[i]`, in any order: compaction does not keep it.
     Explicit(&'a [u32]),
+    /// A head that evicted and went on: the first slots hold the positions of `list`, in any order, and
+    /// those after them, which were appended since, hold `run`, `run + 1` and so on.
+    Appended {
+        /// Positions of the slots that the last compaction left.
+        list: &'a [u32],
+        /// The position of the first slot after those.
+        run: u32,
+    },
 }
 
-impl Positions<'_> {
+impl<'a> Positions<'a> {
     /// The position that `slot` holds, if the slot is there.
     #[inline]
     pub fn get(&self, slot: usize) -> Option<u32> {
-        match self {
+        match *self {
             Self::Identity => u32::try_from(slot).ok(),
             Self::Explicit(positions) => positions.get(slot).copied(),
+            Self::Appended { list, run } => match list.get(slot) {
+                Some(&position) => Some(position),
+                None => u32::try_from(slot - list.len()).ok()?.checked_add(run),
+            },
+        }
+    }
+
+    /// The positions of the first `slots` slots in two parts: those of the first slots one by one, then
+    /// the run that the slots after them hold. Together they are as many as there are, at most `slots`.
+    #[inline]
+    pub fn split(&self, slots: usize) -> (&'a [u32], Range<usize>) {
+        match *self {
+            Self::Identity => (&[], 0..slots),
+            Self::Explicit(list) => (&list[..slots.min(list.len())], 0..0),
+            Self::Appended { list, run } => {
+                let (list, run) = (&list[..slots.min(list.len())], run as usize);
+                (list, run..run.saturating_add(slots - list.len()))
+            }
         }
     }
 
     /// The positions of the first `slots` slots, in slot order; at most as many as there are.
     pub fn to_vec(&self, slots: usize) -> Vec<u32> {
-        (0..slots).map_while(|slot| self.get(slot)).collect()
+        let (list, run) = self.split(slots);
+        let appended = run.map_while(|position| u32::try_from(position).ok());
+        list.iter().copied().chain(appended).collect()
     }
 }
 
@@ -76,6 +106,29 @@ mod tests {
     use super::*;
 
     proptest! {
+        /// All three ways to say which positions slots hold agree with a plain list of them.
+        #[test]
+        fn positions_are_a_list(
+            list in prop::collection::vec(0u32..50, 0..9),
+            run in prop_oneof![0u32..50, Just(u32::MAX - 2)],
+            slots in 0usize..20,
+        ) {
+            let identity: Vec<u32> = (0..slots as u32).collect();
+            let explicit: Vec<u32> = list.iter().copied().take(slots).collect();
+            let appended = list.iter().copied().map(u64::from).chain(u64::from(run)..);
+            let appended: Vec<u32> =
+                appended.take(slots).map_while(|position| u32::try_from(position).ok()).collect();
+            for (positions, plain) in [
+                (Positions::Identity, identity),
+                (Positions::Explicit(&list), explicit),
+                (Positions::Appended { list: &list, run }, appended),
+            ] {
+                let got: Vec<u32> = (0..slots).map_while(|slot| positions.get(slot)).collect();
+                prop_assert_eq!(&got, &plain);
+                prop_assert_eq!(positions.to_vec(slots), plain);
+            }
+        }
+
         #[test]
         fn compaction_keeps_every_survivor(dead in prop::collection::vec(any::<bool>(), 0..200)) {
             let (kept, moves) = compact(dead.len(), |slot| dead[slot]);

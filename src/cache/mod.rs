@@ -29,7 +29,7 @@ pub use step::CacheStep;
 use crate::{
     attend::CpuAttention,
     base::CacheShape,
-    plan::{BlockManager, PlanError, PoolStats, StepId, TablePlan},
+    plan::{BlockManager, PlanError, PoolStats, StepId, StepNeeds, TablePlan},
     store::{HostStore, PageStore},
 };
 
@@ -84,6 +84,69 @@ impl KvCache {
     /// A sequence with the same tokens that shares all pages; see [`BlockManager::fork`].
     pub fn fork(&self, sequence: &KvSequence) -> Result<KvSequence, CacheError> {
         Ok(sequence.forked(self.manager.fork(sequence.tables())?))
+    }
+
+    /// What [`step`](Self::step) would take for these members, and whether it would be granted; only
+    /// [`settle`](Self::settle)s. See [`BlockManager::needs`].
+    ///
+    /// # Errors
+    /// A sequence of another cache, one that is named twice, or one that would grow too long.
+    ///
+    /// A scheduler that makes room before it steps, and so never holds a refused step:
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use headwise::{
+    ///     base::CacheShape,
+    ///     cache::{CacheConfig, CacheError, CacheStep, KvCache, KvSequence},
+    ///     plan::Admission,
+    /// };
+    ///
+    /// /// One more token for each request; the youngest make way where it must be.
+    /// fn decode<'a>(
+    ///     cache: &'a mut KvCache,
+    ///     running: &'a mut HashMap<u64, KvSequence>,
+    ///     preempted: &mut Vec<u64>,
+    /// ) -> Result<CacheStep<'a>, CacheError> {
+    ///     loop {
+    ///         let needs = cache.needs(running.values().map(|sequence| (sequence, 1)))?;
+    ///         let youngest = running.keys().max().copied();
+    ///         match (needs.admission, youngest) {
+    ///             (Admission::Later { .. }, Some(youngest)) if running.len() > 1 => {
+    ///                 running.remove(&youngest); // the next question finds its pages free
+    ///                 preempted.push(youngest);
+    ///             }
+    ///             // Granted, or refused for good.
+    ///             _ => return cache.step(running.values_mut().map(|sequence| (sequence, 1))),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let shape = CacheShape::new(1, 2, 2, 16)?;
+    /// let mut cache = KvCache::new(&CacheConfig { block_tokens: 4, ..CacheConfig::new(shape, 12) })?;
+    /// let (q, mut out) = (vec![0.5; 4 * 2 * 16], vec![0.0; 4 * 2 * 16]);
+    /// let mut running = HashMap::new();
+    /// for request in 0..3 {
+    ///     let mut sequence = cache.sequence();
+    ///     let mut step = cache.step([(&mut sequence, 4)])?;
+    ///     step.attend(0, &q, &q, &q, &mut out)?;
+    ///     step.commit()?;
+    ///     running.insert(request, sequence);
+    /// }
+    /// let mut preempted = Vec::new();
+    /// let mut step = decode(&mut cache, &mut running, &mut preempted)?;
+    /// step.attend(0, &q[..32], &q[..32], &q[..32], &mut out[..32])?;
+    /// step.commit()?;
+    /// assert_eq!((running.len(), preempted), (1, vec![2, 1]));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn needs<'a>(
+        &mut self,
+        members: impl IntoIterator<Item = (&'a KvSequence, usize)>,
+    ) -> Result<StepNeeds, CacheError> {
+        self.settle();
+        let members = members.into_iter().map(|(sequence, tokens)| (sequence.tables(), tokens));
+        Ok(self.manager.needs(members)?)
     }
 
     /// Reserves pages for the new tokens of all `members`: all or nothing.

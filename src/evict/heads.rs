@@ -22,34 +22,36 @@ impl Positions<'_> {
         if slots > logical_len {
             return Err(EvictError::TooManySlots { head, slots, logical_len });
         }
-        let positions = match *self {
-            Self::Identity => return Ok(identity_range(wanted, slots).len()),
-            Self::Explicit(positions) => positions,
+        let (got, fits) = match *self {
+            Self::Identity => (slots, true),
+            Self::Explicit(list) => (list.len(), list.len() == slots),
+            Self::Appended { list, .. } => (list.len(), list.len() <= slots),
         };
-        if positions.len() != slots {
-            let (what, got) = ("positions", positions.len());
-            return Err(EvictError::Length { what, got, expected: slots });
+        if !fits {
+            return Err(EvictError::Length { what: "positions", got, expected: slots });
         }
+        let (list, run) = self.split(slots);
         let inside = PositionRange::new(wanted);
-        let (mut count, mut too_late) = (0u32, 0u32);
-        for &position in positions {
+        let (mut count, mut too_late) = (0u32, u32::from(run.end > logical_len));
+        for &position in list {
             count += u32::from(inside.contains(position));
             too_late += u32::from(position >= len);
         }
         if too_late > 0
-            && let Some(slot) = positions.iter().position(|&position| position >= len)
+            && let Some(slot) = (0..slots).find(|&slot| self.get(slot).is_none_or(|p| p >= len))
         {
-            let position = positions[slot];
+            // A run that leaves 32 bits is beyond the last position they can name.
+            let position = self.get(slot).unwrap_or(u32::MAX);
             return Err(EvictError::Position { head, slot, position, logical_len });
         }
-        Ok(count as usize)
+        Ok(count as usize + overlap(wanted, &run).len())
     }
 }
 
-/// The slots of a head that never evicted whose positions are in `wanted`.
-fn identity_range(wanted: &Range<usize>, slots: usize) -> Range<usize> {
-    let end = wanted.end.min(slots);
-    wanted.start.min(end)..end
+/// The positions of `run` that are in `wanted`.
+fn overlap(wanted: &Range<usize>, run: &Range<usize>) -> Range<usize> {
+    let end = wanted.end.min(run.end).max(run.start);
+    wanted.start.clamp(run.start, end)..end
 }
 
 /// How much of its pages one head uses.
@@ -123,9 +125,17 @@ impl HeadSlots<'_> {
         self.positions.count_within(evictable, head, self.scores.len(), logical_len)
     }
 
-    /// The slots whose positions are in `evictable`, if the head never evicted.
-    pub(super) fn identity_range(&self, evictable: &Range<usize>) -> Range<usize> {
-        identity_range(evictable, self.scores.len())
+    /// Of the slots after those whose positions are listed, the ones whose positions are in
+    /// `evictable`: all that are, in a head that never evicted.
+    pub(super) fn appended_range(&self, evictable: &Range<usize>) -> Range<usize> {
+        let (list, run) = self.positions.split(self.scores.len());
+        let inside = overlap(evictable, &run);
+        list.len() + inside.start - run.start..list.len() + inside.end - run.start
+    }
+
+    /// The positions of the first slots, where they have to be listed.
+    pub(super) fn listed(&self) -> &[u32] {
+        self.positions.split(self.scores.len()).0
     }
 }
 

@@ -4,7 +4,6 @@ use std::ops::{ControlFlow, Range};
 
 use super::heads::PositionRange;
 use super::{HeadSlots, Score};
-use crate::base::Positions;
 
 /// Bins that are looked at together: one cache line of counts.
 const LINE: usize = 16;
@@ -32,15 +31,11 @@ impl Histogram {
 
     /// Counts the scores of those slots of `head` whose positions are in `evictable`.
     pub fn add_head(&mut self, head: &HeadSlots<'_>, evictable: &Range<usize>) {
-        match head.positions {
-            Positions::Identity => self.add_scores(&head.scores[head.identity_range(evictable)]),
-            Positions::Explicit(positions) => {
-                let inside = PositionRange::new(evictable);
-                for (score, &position) in head.scores.iter().zip(positions) {
-                    self.bins[usize::from(score.to_bits())] += u32::from(inside.contains(position));
-                }
-            }
+        let inside = PositionRange::new(evictable);
+        for (score, &position) in head.scores.iter().zip(head.listed()) {
+            self.bins[usize::from(score.to_bits())] += u32::from(inside.contains(position));
         }
+        self.add_scores(&head.scores[head.appended_range(evictable)]);
     }
 
     fn add_scores(&mut self, scores: &[Score]) {

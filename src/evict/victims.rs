@@ -54,22 +54,16 @@ impl<'a> Victims<'a> {
 
 /// The `nth` lowest position among the evictable slots whose score is `threshold`.
 fn last_dying(head: &HeadSlots<'_>, evictable: &Range<usize>, threshold: Score, nth: usize) -> u32 {
-    match head.positions {
-        Positions::Identity => {
-            let range = head.identity_range(evictable);
-            let mut tied = range.clone().filter(|&slot| head.scores[slot] == threshold);
-            tied.nth(nth - 1).unwrap_or(range.end) as u32
-        }
-        Positions::Explicit(positions) => {
-            let inside = PositionRange::new(evictable);
-            let mut tied: Vec<u32> = head
-                .scores
-                .iter()
-                .zip(positions)
-                .filter(|&(score, &position)| *score == threshold && inside.contains(position))
-                .map(|(_, &position)| position)
-                .collect();
-            *tied.select_nth_unstable(nth - 1).1
-        }
+    let appended = head.appended_range(evictable).filter(|&slot| head.scores[slot] == threshold);
+    let mut appended = appended.filter_map(|slot| head.positions.get(slot));
+    if head.listed().is_empty() {
+        return appended.nth(nth - 1).unwrap_or(evictable.end as u32);
     }
+    let inside = PositionRange::new(evictable);
+    let mut tied: Vec<u32> = (head.scores.iter().zip(head.listed()))
+        .filter(|&(score, &position)| *score == threshold && inside.contains(position))
+        .map(|(_, &position)| position)
+        .collect();
+    tied.extend(appended);
+    *tied.select_nth_unstable(nth - 1).1
 }

@@ -46,7 +46,7 @@ pub enum AuditError {
     Stale(u32),
     /// A head whose slots, pages and positions do not fit together.
     #[error(
-        "head {head} has {slots} slots in {pages} pages with {positions} positions, {tokens} tokens"
+        "head {head} has {slots} slots in {pages} pages with {positions} positions listed, {tokens} tokens"
     )]
     Table {
         /// The head.
@@ -55,7 +55,7 @@ pub enum AuditError {
         slots: usize,
         /// Pages of its table.
         pages: usize,
-        /// Positions known (slots, where they are implied).
+        /// Positions listed; those of the slots after them are a run.
         positions: usize,
         /// Tokens of the sequence.
         tokens: usize,
@@ -90,12 +90,11 @@ pub(super) fn audit(pool: &PagePool, sequences: &[&Sequence]) -> Result<Audit, A
 
 fn tables_fit(sequence: &Sequence) -> Result<(), AuditError> {
     for (head, state) in sequence.heads.iter().enumerate() {
-        let (slots, pages) = (state.slots as usize, sequence.tables.len(head));
-        let tokens = sequence.tokens();
-        let positions = state.positions.as_ref().map_or(slots, Vec::len);
-        let implied = state.positions.is_some() || slots == tokens;
+        let (tokens, pages) = (sequence.tokens(), sequence.tables.len(head));
+        let slots = tokens.saturating_sub(state.lost as usize);
+        let positions = state.listed.len();
         let held = slots.div_ceil(sequence.plan.slots_per_page(head));
-        if pages != held || positions != slots || !implied || slots > tokens {
+        if pages != held || positions > slots || state.lost > sequence.tokens {
             return Err(AuditError::Table { head, slots, pages, positions, tokens });
         }
     }

@@ -47,4 +47,23 @@ pub enum PlanError {
         /// What does not fit.
         problem: &'static str,
     },
+    /// A sequence that stands twice among the members of a step.
+    #[error("a sequence stands twice among the members of a step")]
+    MemberTwice,
+    /// A head that a table plan does not have.
+    #[error("no head {head} in a table plan of {heads} heads")]
+    NoSuchHead {
+        /// The head asked for.
+        head: usize,
+        /// Heads of the plan.
+        heads: usize,
+    },
+    /// Room for another number of slots than a slot mapping has.
+    #[error("a slot mapping of {expected} slots does not go into {got}")]
+    MappingLength {
+        /// Length of what was given.
+        got: usize,
+        /// New tokens times heads.
+        expected: usize,
+    },
 }

@@ -1,6 +1,7 @@
 //! What fits, now and in the steps to come.
 
-use super::{BlockManager, Sequence};
+use super::{BlockManager, Sequence, needs};
+use crate::base::sync::Arc;
 
 /// Whether a request for pages can be met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl BlockManager {
 
     /// Pages that each of the next `steps` steps takes if every sequence appends one token per step,
     /// private copies of partial pages that are shared now (by forks) included: the first step makes
-    /// them.
+    /// them. That is what [`needs`](Self::needs) says of that step.
     ///
     /// Heads that an eviction left page-aligned all need a page on the same later step; this is where
     /// a scheduler sees that burst coming.
@@ -47,16 +48,19 @@ impl BlockManager {
         sequences: impl IntoIterator<Item = &'a Sequence>,
         steps: usize,
     ) -> Vec<usize> {
+        let sequences: Vec<&Sequence> = sequences.into_iter().collect();
         let mut pages = vec![0; steps];
-        for sequence in sequences {
-            for (head, table) in sequence.heads().enumerate() {
-                let slots = sequence.plan().slots_per_page(head);
-                // The token that finds the last page full, then one in every page of tokens.
-                let first = table.pages.len() * slots - table.slots;
-                (first..steps).step_by(slots).for_each(|step| pages[step] += 1);
+        for sequence in &sequences {
+            for (step, pages) in pages.iter_mut().enumerate() {
+                let tokens = sequence.tokens() + step;
+                *pages += sequence.fills.count(&sequence.plan, tokens, 1);
             }
-            if let Some(now) = pages.first_mut() {
-                *now += sequence.shared_tails();
+        }
+        if let Some(now) = pages.first_mut() {
+            let of_one_pool = sequences.chunk_by(|a, b| Arc::ptr_eq(&a.shared, &b.shared));
+            for members in of_one_pool {
+                let members: Vec<_> = members.iter().map(|&sequence| (sequence, 1)).collect();
+                *now += needs::copies(&members[0].0.shared, &members);
             }
         }
         pages

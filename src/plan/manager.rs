@@ -2,10 +2,10 @@
 
 use super::{
     Audit, AuditError, HeadRewrite, Page, PagePool, PlanError, PoolError, PoolStats, Rewrite,
-    Sequence, Step, StepId, TablePlan, audit, rewrite, step,
+    Sequence, Step, StepId, TablePlan, audit, rewrite, sharing::Sharing, step,
 };
 use crate::base::{
-    Positions, compact,
+    compact,
     sync::{Arc, Mutex},
 };
 
@@ -69,13 +69,17 @@ impl BlockManager {
     pub fn fork(&self, sequence: &Sequence) -> Result<Sequence, PlanError> {
         self.check_owner(sequence)?;
         let pages: Vec<Page> = sequence.tables.all().collect();
+        sequence.sharing.fork();
         self.shared.with_pool(|pool| pool.share(&pages))?;
         Ok(Sequence {
             shared: Arc::clone(&self.shared),
             plan: std::sync::Arc::clone(&sequence.plan),
             tables: sequence.tables.clone(),
             heads: sequence.heads.clone(),
+            fills: sequence.fills.clone(),
+            origins: sequence.origins.clone(),
             tokens: sequence.tokens,
+            sharing: Sharing::of_fork(),
             replaced: Vec::new(),
         })
     }
@@ -100,9 +104,9 @@ impl BlockManager {
         rewrite::begin(sequence, heads, None)
     }
 
-    /// Prepares to forget the newest tokens, so that `tokens` are left. In heads that evicted, slots
-    /// have no order, so that takes a compaction too; in the others the newest tokens are the last
-    /// slots, and nothing moves.
+    /// Prepares to forget the newest tokens, so that `tokens` are left. The tokens that came after a
+    /// head's last eviction are its last slots, and nothing moves when they go; further back slots have
+    /// no order, and that takes a compaction.
     pub fn truncate<'a>(
         &self,
         sequence: &'a mut Sequence,
@@ -114,11 +118,11 @@ impl BlockManager {
         }
         let tables = sequence.heads().enumerate();
         let heads = tables.map(|(head, table)| {
-            let (slots_after, moves) = match table.positions {
-                Positions::Identity => (table.slots.min(tokens), Vec::new()),
-                Positions::Explicit(positions) => {
-                    compact(table.slots, |slot| positions[slot] as usize >= tokens)
-                }
+            let (listed, run) = table.positions.split(table.slots);
+            let (slots_after, moves) = match tokens.checked_sub(run.start) {
+                // The tokens that go are the last slots.
+                Some(left) => (listed.len() + left.min(run.len()), Vec::new()),
+                None => compact(listed.len(), |slot| listed[slot] as usize >= tokens),
             };
             HeadRewrite { head, slots_after, moves }
         });
@@ -163,6 +167,10 @@ impl BlockManager {
     ) -> Result<Audit, AuditError> {
         let sequences: Vec<&Sequence> = sequences.into_iter().collect();
         self.shared.with_pool(|pool| audit::audit(pool, &sequences))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     pub(super) fn check_owner(&self, sequence: &Sequence) -> Result<(), PlanError> {

@@ -9,6 +9,8 @@
 //! * [`Step`] is one engine iteration, granted to all of its sequences or to none; dropped without
 //!   [`commit`](Step::commit) it leaves every sequence as it was, and the pages it had taken go to the
 //!   fence.
+//! * [`StepNeeds`] is what a step would take; [`Step::slot_mapping`] and [`Step::entries`] are for
+//!   kernels and mirrors of tables.
 //! * [`Rewrite`] is an eviction (or a truncation) on its way: pages private to the sequence are
 //!   compacted in place, shared ones are copied first.
 //! * [`BlockManager`] is the door: it hands out sequences and steps, and can account for every page.
@@ -22,22 +24,30 @@
 
 mod audit;
 mod error;
+mod fill;
 mod forecast;
 mod manager;
+mod mapping;
+mod needs;
 mod pool;
 mod rewrite;
 mod sequence;
+mod sharing;
 mod step;
 mod table;
+mod table_plan;
 
 pub use audit::{Audit, AuditError};
 pub use error::PlanError;
 pub use forecast::Admission;
 pub use manager::BlockManager;
+pub use mapping::TableEntry;
+pub use needs::StepNeeds;
 pub use pool::{Page, PagePool, PoolError, PoolStats, StepId};
 pub use rewrite::Rewrite;
-pub use sequence::{HeadTable, Sequence, TablePlan};
+pub use sequence::{HeadTable, Sequence};
 pub use step::{PageCopy, Step};
+pub use table_plan::TablePlan;
 
 pub use crate::base::HeadRewrite;
 

@@ -40,7 +40,7 @@ pub(super) fn begin<'a>(
     let mut pages: Vec<Page> = Vec::new();
     let shared = sequence.shared.with_pool(|pool| -> Result<_, PlanError> {
         let mut shared = Vec::new();
-        if pool.stats().shared > 0 {
+        if sequence.sharing.any() {
             for &(head, index) in &written {
                 if pool.references(sequence.tables.page(head, index))? > 1 {
                     shared.push((head, index));
@@ -65,17 +65,18 @@ fn check(sequence: &Sequence, heads: &[HeadRewrite]) -> Result<(), PlanError> {
     for (i, rewrite) in heads.iter().enumerate() {
         let head = rewrite.head;
         let bad = |problem| Err(PlanError::BadRewrite { head, problem });
-        let Some(state) = sequence.heads.get(head) else {
+        if head >= sequence.heads.len() {
             return bad("no such head");
-        };
+        }
+        let slots = sequence.slots_of(head);
         if heads[i..].windows(2).next().is_some_and(|pair| !ascending(pair)) {
             return bad("heads are not in ascending order");
         }
-        if rewrite.slots_after > state.slots as usize {
+        if rewrite.slots_after > slots as usize {
             return bad("more slots afterwards than before");
         }
         let kept = rewrite.slots_after as u32;
-        let strays: Range<u32> = kept..state.slots;
+        let strays: Range<u32> = kept..slots;
         if rewrite.moves.iter().any(|m| m.to >= kept || !strays.contains(&m.from)) {
             return bad("a move does not go from the dropped tail into a kept slot");
         }
@@ -108,28 +109,8 @@ impl Rewrite<'_> {
     pub fn commit(mut self) -> Vec<u32> {
         self.done = true;
         let sequence = &mut *self.sequence;
-        if let Some(tokens) = self.tokens {
-            sequence.tokens = tokens;
-        }
         let mut dropped = Vec::new();
-        for rewrite in &self.heads {
-            let kept = rewrite.slots_after;
-            let state = &mut sequence.heads[rewrite.head];
-            let slots = state.slots;
-            state.slots = kept as u32;
-            if let Some(positions) = &mut state.positions {
-                apply_moves(positions, &rewrite.moves, kept);
-                positions.shrink_to(kept + kept / 8);
-            } else if state.slots != sequence.tokens || !rewrite.moves.is_empty() {
-                let mut positions: Vec<u32> = (0..slots).collect();
-                apply_moves(&mut positions, &rewrite.moves, kept);
-                positions.shrink_to_fit();
-                state.positions = Some(positions);
-            }
-            let pages = kept.div_ceil(sequence.plan.slots_per_page(rewrite.head));
-            sequence.tables.truncate(rewrite.head, pages, &mut dropped);
-        }
-        sequence.tables.shrink();
+        sequence.publish(&self.heads, self.tokens.unwrap_or(sequence.tokens), &mut dropped);
         let freed = dropped.iter().map(|page| page.id).collect();
         sequence.forget_replaced(&mut dropped);
         sequence.shared.give(&dropped);
@@ -145,5 +126,37 @@ impl Drop for Rewrite<'_> {
         let mut dropped = Vec::new();
         self.sequence.restore(&mut dropped);
         self.sequence.shared.give(&dropped);
+    }
+}
+
+impl Sequence {
+    /// Makes the tables and positions those after a rewrite that leaves `tokens` tokens; pages that fall
+    /// off go to `dropped`.
+    fn publish(&mut self, heads: &[HeadRewrite], tokens: u32, dropped: &mut Vec<Page>) {
+        for HeadRewrite { head, slots_after, moves } in heads {
+            let (head, kept) = (*head, *slots_after as u32);
+            let lost = tokens - kept;
+            let state = &self.heads[head];
+            let cut_in_run = moves.is_empty() && lost == state.lost;
+            if !cut_in_run || *slots_after < state.listed.len() {
+                let table = self.head(head);
+                let mut positions = table.positions.to_vec(table.slots);
+                apply_moves(&mut positions, moves, *slots_after);
+                // What is as if appended need not be listed.
+                let mut pairs = positions.iter().enumerate();
+                let last = pairs.rposition(|(slot, &p)| p as usize != slot + lost as usize);
+                positions.truncate(last.map_or(0, |slot| slot + 1));
+                self.heads[head].listed = positions.into_boxed_slice();
+            }
+            self.heads[head].lost = lost;
+            let pages = slots_after.div_ceil(self.plan.slots_per_page(head));
+            self.tables.truncate(head, pages, dropped);
+            self.update_origin(head);
+        }
+        self.tokens = tokens;
+        self.tables.shrink();
+        self.fills.sort(&self.plan, |head| self.heads[head].lost);
+        self.fills.move_to(&self.plan, tokens);
+        self.sharing.unsettle();
     }
 }

@@ -1,42 +1,10 @@
 //! Sequences: owned handles on head tables.
 
-use super::{Page, PlanError, manager::Shared, table::Tables};
+use super::{
+    Page, PlanError, TablePlan, fill::FillOrder, manager::Shared, needs, sharing::Sharing,
+    table::Tables,
+};
 use crate::base::{Positions, sync::Arc};
-
-/// How many slots a page of each head holds: what the planner must know of page formats.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TablePlan {
-    slots_per_page: Box<[u32]>,
-}
-
-impl TablePlan {
-    /// A plan from the slots per page of each (layer, KV head), layer by layer.
-    pub fn new(slots_per_page: impl IntoIterator<Item = usize>) -> Result<Self, PlanError> {
-        let slots: Vec<usize> = slots_per_page.into_iter().collect();
-        let sizes = 1..=1usize << 16;
-        let heads = slots.len();
-        if !sizes.contains(&heads) || slots.iter().any(|s| !sizes.contains(s)) {
-            return Err(PlanError::BadTablePlan { heads });
-        }
-        Ok(Self { slots_per_page: slots.into_iter().map(|s| s as u32).collect() })
-    }
-
-    /// Head tables of a sequence.
-    pub fn heads(&self) -> usize {
-        self.slots_per_page.len()
-    }
-
-    /// Slots of a page of `head`.
-    pub fn slots_per_page(&self, head: usize) -> usize {
-        self.slots_per_page[head] as usize
-    }
-
-    /// Pages of a sequence of `tokens` tokens that never evicted, saturated.
-    pub fn pages_for(&self, tokens: usize) -> usize {
-        let pages = self.slots_per_page.iter().map(|&slots| tokens.div_ceil(slots as usize));
-        pages.fold(0, usize::saturating_add)
-    }
-}
 
 /// One head's table, as a kernel reads it.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +23,10 @@ impl HeadTable<'_> {
         match self.positions {
             Positions::Identity => slot,
             Positions::Explicit(positions) => positions[slot] as usize,
+            Positions::Appended { list, run } => match list.get(slot) {
+                Some(&position) => position as usize,
+                None => run as usize + slot - list.len(),
+            },
         }
     }
 }
@@ -69,17 +41,25 @@ pub struct Sequence {
     pub(super) plan: std::sync::Arc<TablePlan>,
     pub(super) tables: Tables,
     pub(super) heads: Vec<HeadState>,
+    pub(super) fills: FillOrder,
+    /// Where each head's last page is (see [`Sequence::origin`]); of a head without pages it is unused.
+    pub(super) origins: Vec<i64>,
     pub(super) tokens: u32,
+    pub(super) sharing: Sharing,
     /// Claims that an open step or rewrite replaced by private copies. They are the sequence's until
     /// the copy is known to be made, and dropped with it if it never is.
     pub(super) replaced: Vec<Replaced>,
 }
 
+/// What evictions left of a head. Tokens that came after the last one are not counted here: every head
+/// gets them all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct HeadState {
-    pub slots: u32,
-    /// `None`: slot `i` holds token `i`, and `slots == tokens`.
-    pub positions: Option<Vec<u32>>,
+    /// Tokens of the sequence that the head does not hold: all others have a slot.
+    pub lost: u32,
+    /// Positions of the first slots; those after them hold consecutive ones up to the newest token. Empty
+    /// in a head that never evicted.
+    pub listed: Box<[u32]>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -94,10 +74,13 @@ impl Sequence {
         let heads = plan.heads();
         Self {
             shared,
+            fills: plan.order().clone(),
             plan,
             tables: Tables::new(heads),
             heads: vec![HeadState::default(); heads],
+            origins: vec![0; heads],
             tokens: 0,
+            sharing: Sharing::default(),
             replaced: Vec::new(),
         }
     }
@@ -117,10 +100,10 @@ impl Sequence {
         let state = &self.heads[head];
         HeadTable {
             pages: self.tables.ids(head),
-            slots: state.slots as usize,
-            positions: match &state.positions {
-                None => Positions::Identity,
-                Some(positions) => Positions::Explicit(positions),
+            slots: self.slots_of(head) as usize,
+            positions: match &*state.listed {
+                [] if state.lost == 0 => Positions::Identity,
+                list => Positions::Appended { list, run: state.lost + list.len() as u32 },
             },
         }
     }
@@ -137,65 +120,93 @@ impl Sequence {
 
     /// Slots in use over all heads.
     pub fn slots(&self) -> usize {
-        self.heads.iter().map(|h| h.slots as usize).sum()
+        self.heads.iter().map(|head| (self.tokens - head.lost) as usize).sum()
     }
 
-    /// Pages that `tokens` more tokens need, beside private copies of shared tails; saturated.
+    /// Pages that a step of `tokens` more tokens of this sequence alone takes, private copies of partial
+    /// pages that others hold included; saturated. What several sequences take together, which may be
+    /// fewer copies, is [`BlockManager::needs`](super::BlockManager::needs).
     pub fn pages_needed(&self, tokens: usize) -> usize {
-        let pages = (0..self.heads.len()).map(|head| self.head_needs(head, tokens));
-        pages.fold(0, usize::saturating_add)
+        let copies = needs::copies(&self.shared, &[(self, tokens)]);
+        self.growth(tokens).saturating_add(copies)
     }
 
     /// Bytes of bookkeeping: tables and positions.
     pub fn metadata_bytes(&self) -> usize {
-        let positions = self.heads.iter().filter_map(|h| h.positions.as_ref());
+        let listed = self.heads.iter().map(|head| size_of_val(&*head.listed));
         size_of::<Self>()
             + self.tables.metadata_bytes()
             + self.heads.capacity() * size_of::<HeadState>()
-            + positions.map(|p| p.capacity() * size_of::<u32>()).sum::<usize>()
+            + self.origins.capacity() * size_of::<i64>()
+            + self.fills.metadata_bytes()
+            + listed.sum::<usize>()
     }
 
-    pub(super) fn head_needs(&self, head: usize, tokens: usize) -> usize {
-        let slots = (self.heads[head].slots as usize).saturating_add(tokens);
-        slots.div_ceil(self.plan.slots_per_page(head)).saturating_sub(self.tables.len(head))
+    /// Slots in use of a head.
+    pub(super) fn slots_of(&self, head: usize) -> u32 {
+        self.tokens - self.heads[head].lost
     }
 
-    /// Counts `tokens` more tokens in every head; the pages are there.
-    pub(super) fn extend(&mut self, tokens: u32) {
-        let positions = self.tokens..self.tokens + tokens;
-        for head in &mut self.heads {
-            head.slots += tokens;
-            if let Some(known) = &mut head.positions {
-                known.extend(positions.clone());
-            }
+    /// The tokens that there would be after `tokens` more, if so many can be counted.
+    pub(super) fn check_growth(&self, tokens: usize) -> Result<u32, PlanError> {
+        let count = u32::try_from(tokens).ok().and_then(|more| self.tokens.checked_add(more));
+        count.ok_or(PlanError::TooLong(self.tokens().saturating_add(tokens)))
+    }
+
+    /// Pages for `tokens` more tokens, beside private copies of shared tails; saturated.
+    pub(super) fn growth(&self, tokens: usize) -> usize {
+        if self.fills.fits(self.tokens, tokens) {
+            return 0;
         }
-        self.tokens += tokens;
+        self.fills.count(&self.plan, self.tokens(), tokens)
+    }
+
+    /// Counts `tokens` more tokens in every head; heads that fill take pages of `pages`, which has
+    /// [`growth`](Self::growth) at least.
+    pub(super) fn extend(&mut self, tokens: usize, pages: &mut impl Iterator<Item = Page>) {
+        let before = self.tokens();
+        self.tokens += tokens as u32;
+        if self.fills.fits(before as u32, tokens) {
+            return;
+        }
+        self.tables.make_room(|| self.fills.due(&self.plan, before, tokens));
+        for (head, count) in self.fills.due(&self.plan, before, tokens) {
+            for page in pages.by_ref().take(count) {
+                self.tables.push(head, page);
+            }
+            self.origins[head] = self.origin(head, self.tables.len(head) - 1);
+        }
+        self.fills.move_to(&self.plan, self.tokens);
     }
 
     /// Undoes [`extend`](Self::extend): the newest tokens are the last slots of every head. Pages no
     /// longer needed go to `dropped`.
-    pub(super) fn retract(&mut self, tokens: u32, dropped: &mut Vec<Page>) {
-        self.tokens -= tokens;
-        for (index, head) in self.heads.iter_mut().enumerate() {
-            head.slots -= tokens;
-            if let Some(positions) = &mut head.positions {
-                positions.truncate(head.slots as usize);
+    pub(super) fn retract(&mut self, tokens: usize, dropped: &mut Vec<Page>) {
+        self.tokens -= tokens as u32;
+        for (head, _) in self.fills.due(&self.plan, self.tokens(), tokens) {
+            let slots = self.slots_of(head) as usize;
+            let pages = slots.div_ceil(self.plan.slots_per_page(head));
+            self.tables.truncate(head, pages, dropped);
+            if pages > 0 {
+                self.origins[head] = self.origin(head, pages - 1);
             }
-            let pages = (head.slots as usize).div_ceil(self.plan.slots_per_page(index));
-            self.tables.truncate(index, pages, dropped);
         }
+        self.fills.move_to(&self.plan, self.tokens);
     }
 
     /// Puts `page` in the place of a shared claim, which is kept until the copy is made.
     pub(super) fn replace(&mut self, head: usize, index: usize, page: Page) {
         let old = self.tables.replace(head, index, page);
         self.replaced.push(Replaced { head, index, page: old });
+        self.update_origin(head);
     }
 
     /// Puts the replaced claims back; their private copies go to `dropped`.
     pub(super) fn restore(&mut self, dropped: &mut Vec<Page>) {
-        for Replaced { head, index, page } in self.replaced.drain(..) {
+        for Replaced { head, index, page } in std::mem::take(&mut self.replaced) {
             dropped.push(self.tables.replace(head, index, page));
+            self.update_origin(head);
+            self.sharing.unsettle();
         }
     }
 

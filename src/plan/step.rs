@@ -1,6 +1,6 @@
 //! The step plan: all sequences of one engine iteration get their pages, or none does.
 
-use super::{Page, PlanError, Sequence, manager::Shared};
+use super::{Page, PlanError, Sequence, manager::Shared, needs::Growth, sharing};
 use crate::base::sync::Arc;
 
 /// A whole-page copy that the engine makes before it writes to `to`.
@@ -9,9 +9,9 @@ pub struct PageCopy {
     /// The head, among all heads of its sequence.
     pub head: usize,
     /// The page that is read. It is not handed out anew before the step retires. Another sequence may
-    /// hold it, though, and once the step is committed that one may be its only holder and write to it
-    /// in place. So copies and what is written by later steps and rewrites must run in one order, as
-    /// they do in one stream.
+    /// hold it, though, and write to it in place: a member of the same step that is the last of its
+    /// holders, or one of a later step. So copies, what the step appends and what later steps and
+    /// rewrites write must run in this order, as they do in one stream.
     pub from: u32,
     /// The page that is written.
     pub to: u32,
@@ -35,85 +35,72 @@ pub struct Step<'a> {
 #[derive(Debug)]
 struct Append<'a> {
     sequence: &'a mut Sequence,
-    tokens: u32,
+    tokens: usize,
+    /// Whether its partial pages may be shared again if the step is rolled back.
+    shared: bool,
+}
+
+impl<'a> Append<'a> {
+    fn new(sequence: &'a mut Sequence, tokens: usize) -> Self {
+        // Whoever appends has its partial pages for itself from now on.
+        let shared = tokens > 0 && sequence.sharing.settle();
+        Self { sequence, tokens, shared }
+    }
 }
 
 pub(super) fn reserve<'a>(
     shared: &Arc<Shared>,
     appends: Vec<(&'a mut Sequence, usize)>,
 ) -> Result<Step<'a>, PlanError> {
-    let mut checked = Vec::with_capacity(appends.len());
-    let mut growth = Vec::with_capacity(appends.len());
-    // Of the whole step, and of the sequence that will hold the most: neither can be met by freeing
-    // what others hold.
-    let (mut needed, mut largest) = (0, 0);
-    for (sequence, tokens) in appends {
-        let too_long = || PlanError::TooLong(sequence.tokens().saturating_add(tokens));
-        let count =
-            u32::try_from(tokens).ok().filter(|&n| sequence.tokens.checked_add(n).is_some());
-        let count = count.ok_or_else(too_long)?;
-        let extra: Vec<u32> = (0..sequence.heads.len())
-            .map(|head| sequence.head_needs(head, tokens) as u32)
-            .collect();
-        let taken = extra.iter().map(|&n| n as usize).sum::<usize>();
-        needed += taken;
-        largest = largest.max(sequence.pages() + taken);
-        growth.push(extra);
-        checked.push(Append { sequence, tokens: count });
+    for (sequence, tokens) in &appends {
+        sequence.check_growth(*tokens)?;
+    }
+    let members = || appends.iter().map(|(sequence, tokens)| (&**sequence, *tokens));
+    let growth = Growth::of(members());
+    let mut pages: Vec<Page> = Vec::new();
+    let mut tails = Vec::new();
+    if growth.pages > 0 || growth.shares {
+        // Which shared tails need a private copy and whether the pool can pay for everything is one
+        // question: another thread may fork or free in between.
+        shared.with_pool(|pool| {
+            if growth.shares {
+                tails = sharing::copied_tails(pool, members())?;
+            }
+            let (needed, total) = (growth.least(), pool.stats().total);
+            if needed > total {
+                return Err(PlanError::NeverFits { needed, total });
+            }
+            Ok(pool.take(growth.pages + tails.len(), &mut pages)?)
+        })?;
     }
 
-    let mut pages: Vec<Page> = Vec::new();
-    // Which shared tails need a private copy and whether the pool can pay for everything is one
-    // question: another thread may fork or free in between.
-    let tails = shared.with_pool(|pool| {
-        let mut tails = Vec::new();
-        if pool.stats().shared > 0 {
-            for (index, append) in checked.iter().enumerate().filter(|(_, a)| a.tokens > 0) {
-                for (head, page) in append.sequence.partial_tails() {
-                    if pool.references(page)? > 1 {
-                        tails.push((index, head));
-                    }
-                }
-            }
-        }
-        let (least, total) = (needed.max(largest), pool.stats().total);
-        if least > total {
-            return Err(PlanError::NeverFits { needed: least, total });
-        }
-        pool.take(needed + tails.len(), &mut pages)?;
-        Ok(tails)
-    })?;
-
+    let mut appends: Vec<Append<'_>> =
+        appends.into_iter().map(|(sequence, tokens)| Append::new(sequence, tokens)).collect();
     let total = pages.len();
     let mut pages = pages.into_iter();
     let mut copies = Vec::with_capacity(tails.len());
-    for ((index, head), page) in tails.into_iter().zip(&mut pages) {
-        let sequence = &mut *checked[index].sequence;
+    for (tail, page) in tails.into_iter().zip(&mut pages) {
+        let (sequence, head) = (&mut *appends[tail.member].sequence, tail.head);
         let last = sequence.tables.len(head) - 1;
         let from = sequence.tables.page(head, last).id;
         copies.push(PageCopy { head, from, to: page.id });
         sequence.replace(head, last, page);
     }
-    for (append, extra) in checked.iter_mut().zip(&growth) {
-        let sequence = &mut *append.sequence;
-        sequence.tables.make_room(extra);
-        for (head, &count) in extra.iter().enumerate() {
-            for page in pages.by_ref().take(count as usize) {
-                sequence.tables.push(head, page);
-            }
-        }
-        sequence.extend(append.tokens);
+    for append in &mut appends {
+        append.sequence.extend(append.tokens, &mut pages);
     }
-    Ok(Step { appends: checked, copies, pages: total })
+    Ok(Step { appends, copies, pages: total })
 }
 
 impl Step<'_> {
     /// The sequences of the step in the order they were given, with their new tokens.
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = (&Sequence, usize)> {
-        self.appends.iter().map(|a| (&*a.sequence, a.tokens as usize))
+        self.appends.iter().map(|a| (&*a.sequence, a.tokens))
     }
 
-    /// Copies to make before anything is appended: partial tails that others share.
+    /// Copies to make before anything is appended: partial tails that others share. Where all who hold
+    /// a page append to it in this step, one of them writes in place, and all copies of that page must
+    /// have read it by then.
     pub fn copies(&self) -> &[PageCopy] {
         &self.copies
     }
@@ -142,28 +129,10 @@ impl Drop for Step<'_> {
             let mut dropped = Vec::new();
             append.sequence.retract(append.tokens, &mut dropped);
             append.sequence.restore(&mut dropped);
+            if append.shared {
+                append.sequence.sharing.unsettle();
+            }
             append.sequence.shared.give(&dropped);
         }
-    }
-}
-
-impl Sequence {
-    /// Partial last pages that others hold too: what the next append copies.
-    pub(super) fn shared_tails(&self) -> usize {
-        self.shared.with_pool(|pool| {
-            if pool.stats().shared == 0 {
-                return 0;
-            }
-            let shared = |&(_, page): &(usize, Page)| pool.references(page).is_ok_and(|n| n > 1);
-            self.partial_tails().filter(shared).count()
-        })
-    }
-
-    /// The last page of every head that has free slots in it.
-    fn partial_tails(&self) -> impl Iterator<Item = (usize, Page)> {
-        self.heads.iter().enumerate().filter_map(|(head, state)| {
-            let free = !(state.slots as usize).is_multiple_of(self.plan.slots_per_page(head));
-            free.then(|| (head, self.tables.page(head, self.tables.len(head) - 1)))
-        })
     }
 }

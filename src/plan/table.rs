@@ -15,6 +15,8 @@ pub(super) struct Tables {
     ids: Vec<u32>,
     generations: Vec<u32>,
     extents: Vec<Extent>,
+    /// Pages over all heads.
+    total: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +34,8 @@ impl Extent {
 
 impl Tables {
     pub fn new(heads: usize) -> Self {
-        Self { ids: Vec::new(), generations: Vec::new(), extents: vec![Extent::default(); heads] }
+        let extents = vec![Extent::default(); heads];
+        Self { ids: Vec::new(), generations: Vec::new(), extents, total: 0 }
     }
 
     /// Page ids of a head in slot order.
@@ -66,13 +69,18 @@ impl Tables {
 
     /// Pages over all heads.
     pub fn total(&self) -> usize {
-        self.extents.iter().map(|e| e.pages as usize).sum()
+        self.total
     }
 
-    /// Makes room for `extra[head]` more pages in each head.
-    pub fn make_room(&mut self, extra: &[u32]) {
-        let full = |(e, &more): (&Extent, &u32)| e.pages + more > e.room;
-        if self.extents.iter().zip(extra).any(full) {
+    /// Makes room for more pages in the heads that `due` lists, each with how many.
+    pub fn make_room<I: Iterator<Item = (usize, usize)>>(&mut self, due: impl Fn() -> I) {
+        let full = |(head, more): (usize, usize)| {
+            let extent = self.extents[head];
+            extent.pages as usize + more > extent.room as usize
+        };
+        if due().any(full) {
+            let mut extra = vec![0; self.extents.len()];
+            due().for_each(|(head, more)| extra[head] = more as u32);
             self.lay_out(|head| extra[head]);
         }
     }
@@ -83,6 +91,7 @@ impl Tables {
         assert!(extent.pages < extent.room, "push without room");
         let at = (extent.start + extent.pages) as usize;
         extent.pages += 1;
+        self.total += 1;
         self.ids[at] = page.id;
         self.generations[at] = page.generation;
     }
@@ -100,12 +109,14 @@ impl Tables {
     pub fn truncate(&mut self, head: usize, pages: usize, dropped: &mut Vec<Page>) {
         dropped.extend(self.pages(head).skip(pages));
         let extent = &mut self.extents[head];
-        extent.pages = extent.pages.min(pages as u32);
+        let kept = extent.pages.min(pages as u32);
+        self.total -= (extent.pages - kept) as usize;
+        extent.pages = kept;
     }
 
     /// Gives memory back when an eviction left the arena mostly empty.
     pub fn shrink(&mut self) {
-        if self.ids.len() > 4 * self.total() + 4 * self.extents.len() {
+        if self.ids.len() > 4 * self.total + 4 * self.extents.len() {
             self.lay_out(|_| 0);
         }
     }
@@ -125,8 +136,8 @@ impl Tables {
             extents.push(Extent { start, pages: extent.pages, room });
             start += room;
         }
-        let mut moved =
-            Self { ids: vec![0; start as usize], generations: vec![0; start as usize], extents };
+        let (ids, generations) = (vec![0; start as usize], vec![0; start as usize]);
+        let mut moved = Self { ids, generations, extents, total: self.total };
         for (old, new) in self.extents.iter().zip(&moved.extents) {
             moved.ids[new.used()].copy_from_slice(&self.ids[old.used()]);
             moved.generations[new.used()].copy_from_slice(&self.generations[old.used()]);

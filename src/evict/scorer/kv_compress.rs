@@ -147,14 +147,14 @@ impl Scorer for KvCompress {
 
 /// The slots by position, unless they already are.
 fn position_order(positions: Positions<'_>, slots: usize) -> Option<Vec<u32>> {
-    match positions {
-        Positions::Explicit(positions) if !positions.is_sorted() => {
-            let mut order: Vec<u32> = (0..slots as u32).collect();
-            order.sort_unstable_by_key(|&slot| positions[slot as usize]);
-            Some(order)
-        }
-        _ => None,
+    let (list, run) = positions.split(slots);
+    let newest = list.last().map_or(0, |&position| position as usize + 1);
+    if list.is_sorted() && (run.is_empty() || newest <= run.start) {
+        return None;
     }
+    let mut order: Vec<u32> = (0..slots as u32).collect();
+    order.sort_unstable_by_key(|&slot| positions.get(slot as usize));
+    Some(order)
 }
 
 /// Makes each value the maximum of itself and the `kernel − 1` values behind it, as far as there

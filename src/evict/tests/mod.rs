@@ -1,5 +1,6 @@
 //! Eviction against a model that sorts everything.
 
+mod appended;
 mod budget;
 mod cases;
 mod oracle;

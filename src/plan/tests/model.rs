@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
+use super::steps::{check_mapping, naive_needs};
 use crate::base::compact;
 use crate::plan::*;
 
 /// Slots per page of the heads under test: ragged on purpose.
-const SLOTS: [usize; 3] = [1, 4, 7];
+pub(super) const SLOTS: [usize; 3] = [1, 4, 7];
 
 /// What a store would hold: the tag of the token in each slot of each page.
 #[derive(Default)]
@@ -35,6 +36,8 @@ impl Bytes {
 struct Modelled {
     sequence: Sequence,
     heads: Vec<BTreeMap<u32, u64>>,
+    /// Its tables, kept up to date by what steps and rewrites say that they change.
+    mirror: Vec<Vec<u32>>,
 }
 
 struct World {
@@ -98,14 +101,15 @@ impl World {
         match op {
             Op::Start => {
                 let sequence = self.manager.sequence(TablePlan::new(SLOTS).unwrap());
-                self.live.push(Modelled { sequence, heads: vec![BTreeMap::new(); SLOTS.len()] });
+                let (heads, mirror) = (vec![BTreeMap::new(); 3], vec![Vec::new(); 3]);
+                self.live.push(Modelled { sequence, heads, mirror });
             }
             Op::Append { to, commit } => self.append(&to, commit),
             Op::Fork(of) => {
                 let Some(of) = self.pick(of).map(|of| &self.live[of]) else { return };
                 let sequence = self.manager.fork(&of.sequence).unwrap();
-                let heads = of.heads.clone();
-                self.live.push(Modelled { sequence, heads });
+                let (heads, mirror) = (of.heads.clone(), of.mirror.clone());
+                self.live.push(Modelled { sequence, heads, mirror });
             }
             Op::Evict { of, seed, heads, commit } => self.evict(of, seed, heads, commit),
             Op::Truncate { of, keep } => self.truncate(of, keep),
@@ -126,30 +130,62 @@ impl World {
         let before = self.manager.stats();
         let wanted: BTreeMap<usize, usize> =
             to.iter().filter_map(|&(of, tokens)| Some((self.pick(of)?, tokens))).collect();
+        let all: Vec<&Sequence> = self.live.iter().map(|m| &m.sequence).collect();
+        let asked: Vec<(&Sequence, usize)> =
+            wanted.iter().map(|(&i, &tokens)| (all[i], tokens)).collect();
+        let needs = self.manager.needs(asked.iter().copied()).unwrap();
+        assert_eq!((needs.growth, needs.copies), naive_needs(&all, &asked));
+        if let [(sequence, tokens)] = asked[..] {
+            assert_eq!(sequence.pages_needed(tokens), needs.pages());
+        }
         let mut members: Vec<_> = self.live.iter_mut().enumerate().collect();
         members.retain(|(i, _)| wanted.contains_key(i));
         let (mut sequences, mut models) = (Vec::new(), Vec::new());
         for (i, member) in members {
             sequences.push((&mut member.sequence, wanted[&i]));
-            models.push((&mut member.heads, wanted[&i]));
+            models.push((&mut member.heads, &mut member.mirror));
         }
         let step = match self.manager.reserve(sequences) {
             Ok(step) => step,
             Err(error) => {
-                let full = matches!(
-                    error,
-                    PlanError::Pool(PoolError::OutOfPages { .. }) | PlanError::NeverFits { .. }
-                );
-                assert!(full, "{error}");
+                match error {
+                    PlanError::Pool(PoolError::OutOfPages { needed, free, .. }) => {
+                        let missing = needed - free;
+                        assert_eq!(needed, needs.pages());
+                        assert_eq!(needs.admission, Admission::Later { missing });
+                    }
+                    PlanError::NeverFits { needed, total } => {
+                        assert_eq!(needs.admission, Admission::Never { needed, total });
+                    }
+                    other => panic!("{other}"),
+                }
                 assert_eq!(self.manager.stats(), before);
                 return;
             }
         };
+        assert_eq!(needs.admission, Admission::Now);
+        assert_eq!((step.pages_taken(), step.copies().len()), (needs.pages(), needs.copies));
+        check_mapping(&step);
+        self.bytes.copy(step.copies());
         if !commit {
+            // What a step that fails has written must not be seen by anyone.
+            for (sequence, tokens) in step.sequences() {
+                for head in 0..SLOTS.len() {
+                    let table = sequence.head(head);
+                    for slot in table.slots - tokens..table.slots {
+                        self.bytes.0.insert(self.bytes.at(head, &table, slot), u64::MAX);
+                    }
+                }
+            }
             drop(step);
             return;
         }
-        self.bytes.copy(step.copies());
+        for (member, TableEntry { head, index, page }) in step.entries() {
+            let mirror = &mut models[member].1[head];
+            assert_ne!(mirror.get(index), Some(&page), "nothing changed");
+            mirror.resize(mirror.len().max(index + 1), u32::MAX);
+            mirror[index] = page;
+        }
         let mut tag = self.next_tag;
         for ((sequence, tokens), (heads, _)) in step.sequences().zip(models) {
             for token in 0..tokens {
@@ -227,6 +263,12 @@ impl World {
             return;
         }
         self.bytes.copy(rewrite.copies());
+        for TableEntry { head, index, page } in rewrite.entries() {
+            member.mirror[head][index] = page;
+        }
+        for head in rewrite.heads() {
+            member.mirror[head.head].truncate(head.slots_after.div_ceil(SLOTS[head.head]));
+        }
         for head in rewrite.heads() {
             let table = rewrite.sequence().head(head.head);
             for m in &head.moves {
@@ -255,6 +297,7 @@ impl World {
                     })
                     .collect();
                 assert_eq!(table.slots, held.len(), "a position stands twice");
+                assert_eq!(table.pages, member.mirror[head]);
                 assert_eq!(&held, model);
             }
         }

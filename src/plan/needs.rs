@@ -1,0 +1,149 @@
+//! What a step would take.
+
+use super::{Admission, BlockManager, PlanError, PoolStats, Sequence, manager::Shared, sharing};
+use crate::base::sync::Arc;
+
+/// What a step would take, had it been reserved instead of asked for: [`BlockManager::needs`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepNeeds {
+    /// Pages for tokens that find no room in the pages their sequences have.
+    pub growth: usize,
+    /// Private copies of partial pages that others hold too.
+    pub copies: usize,
+    /// Whether the pages were there: `Now` if the step would have been granted.
+    pub admission: Admission,
+}
+
+impl StepNeeds {
+    /// Pages that the step would take from the pool.
+    pub fn pages(&self) -> usize {
+        self.growth.saturating_add(self.copies)
+    }
+}
+
+/// What the members of a step need beside private copies.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Growth {
+    /// Pages over all members.
+    pub pages: usize,
+    /// Pages of the member that will hold the most.
+    largest: usize,
+    /// Whether a member may append to a page that others hold.
+    pub shares: bool,
+}
+
+impl Growth {
+    pub fn of<'a>(members: impl IntoIterator<Item = (&'a Sequence, usize)>) -> Self {
+        let mut growth = Self::default();
+        for (sequence, tokens) in members {
+            let pages = sequence.growth(tokens);
+            growth.pages += pages;
+            growth.largest = growth.largest.max(sequence.pages() + pages);
+            growth.shares |= tokens > 0 && sequence.sharing.tails();
+        }
+        growth
+    }
+
+    /// Pages without which the step can never be granted: freeing what others hold helps with neither
+    /// the step's own pages nor those of its largest member. (Copies are not needed once others left.)
+    pub fn least(&self) -> usize {
+        self.pages.max(self.largest)
+    }
+
+    fn admission(&self, copies: usize, stats: PoolStats) -> Admission {
+        if self.least() > stats.total {
+            return Admission::Never { needed: self.least(), total: stats.total };
+        }
+        match self.pages.saturating_add(copies).saturating_sub(stats.free) {
+            0 => Admission::Now,
+            missing => Admission::Later { missing },
+        }
+    }
+}
+
+impl BlockManager {
+    /// What [`reserve`](Self::reserve) would take for these members, and whether it would be granted;
+    /// nothing is changed. Each sequence stands once, as in a step.
+    ///
+    /// The answer holds until pages are taken, freed or shared, and while the members stay the same:
+    /// which pages are copied depends on who else appends to them.
+    ///
+    /// # Errors
+    /// A sequence of another manager, one that is named twice, or one that would grow too long.
+    ///
+    /// A scheduler that makes room before it reserves, and so never holds a refused step:
+    ///
+    /// ```
+    /// use std::collections::HashMap;
+    /// use headwise::plan::{Admission, BlockManager, PlanError, Sequence, Step, TablePlan};
+    ///
+    /// /// One more token for each request, the oldest first; the youngest make way where it must be.
+    /// fn decode<'a>(
+    ///     manager: &BlockManager,
+    ///     running: &'a mut HashMap<u64, Sequence>,
+    ///     preempted: &mut Vec<u64>,
+    /// ) -> Result<Step<'a>, PlanError> {
+    ///     loop {
+    ///         let needs = manager.needs(running.values().map(|sequence| (sequence, 1)))?;
+    ///         let youngest = running.keys().max().copied();
+    ///         match (needs.admission, youngest) {
+    ///             (Admission::Later { .. }, Some(youngest)) if running.len() > 1 => {
+    ///                 running.remove(&youngest); // its pages go to the fence
+    ///                 preempted.push(youngest);
+    ///                 let step = manager.end_step();
+    ///                 manager.retire(step); // once the device is done with them
+    ///             }
+    ///             // Granted, or refused for good.
+    ///             _ => return manager.reserve(running.values_mut().map(|sequence| (sequence, 1))),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let manager = BlockManager::new(6)?;
+    /// let plan = std::sync::Arc::new(TablePlan::new([4, 4])?);
+    /// let mut running = HashMap::new();
+    /// for request in 0..3 {
+    ///     let mut sequence = manager.sequence(plan.clone());
+    ///     manager.reserve([(&mut sequence, 4)])?.commit();
+    ///     running.insert(request, sequence);
+    /// }
+    /// let mut preempted = Vec::new();
+    /// let step = decode(&manager, &mut running, &mut preempted)?;
+    /// assert_eq!((step.sequences().len(), step.pages_taken()), (1, 2));
+    /// step.commit();
+    /// assert_eq!(preempted, [2, 1]);
+    /// # Ok::<(), PlanError>(())
+    /// ```
+    pub fn needs<'a>(
+        &self,
+        members: impl IntoIterator<Item = (&'a Sequence, usize)>,
+    ) -> Result<StepNeeds, PlanError> {
+        let members: Vec<(&Sequence, usize)> = members.into_iter().collect();
+        for &(sequence, tokens) in &members {
+            self.check_owner(sequence)?;
+            sequence.check_growth(tokens)?;
+        }
+        let mut addresses: Vec<*const Sequence> =
+            members.iter().map(|&(sequence, _)| std::ptr::from_ref(sequence)).collect();
+        addresses.sort_unstable();
+        if addresses.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(PlanError::MemberTwice);
+        }
+        let growth = Growth::of(members.iter().copied());
+        let (copies, stats) = self.shared().with_pool(|pool| {
+            let copies = sharing::copied_tails(pool, members.iter().copied())?.len();
+            Ok::<_, PlanError>((copies, pool.stats()))
+        })?;
+        Ok(StepNeeds { growth: growth.pages, copies, admission: growth.admission(copies, stats) })
+    }
+}
+
+/// Private copies that a step of `members`, all of one manager, would make.
+pub(super) fn copies(shared: &Arc<Shared>, members: &[(&Sequence, usize)]) -> usize {
+    if !members.iter().any(|&(sequence, tokens)| tokens > 0 && sequence.sharing.tails()) {
+        return 0;
+    }
+    // Tables hold live claims only, so the pool answers for them.
+    let copied = |pool: &mut _| sharing::copied_tails(pool, members.iter().copied());
+    shared.with_pool(copied).map_or(0, |tails| tails.len())
+}
