@@ -10,7 +10,8 @@
 //!   [`commit`](Step::commit) it leaves every sequence as it was, and the pages it had taken go to the
 //!   fence.
 //! * [`Rewrite`] is an eviction (or a truncation) on its way: pages private to the sequence are
-//!   compacted in place, shared ones are copied first.
+//!   compacted in place, shared ones that are written are copied first. [`Rewrite::begin_moves`] is the
+//!   point of no return.
 //! * [`BlockManager`] is the door: it hands out sequences and steps, and can account for every page.
 //!
 //! What holds after every call, and can be asked for as a report ([`BlockManager::audit`]):
@@ -18,24 +19,30 @@
 //! * every page is free, held or fenced, and `free + held + fenced == total`;
 //! * a page's reference count is the number of table entries that name it;
 //! * a failed call changed nothing;
-//! * a page is not handed out again while a step that may still read it runs.
+//! * a page is not handed out again while a step that may still read it runs;
+//! * what a forgotten guard (`mem::forget`) left is taken back by the next verb that changes its
+//!   sequence, and refused by those that look at it: nobody takes tokens for there that no commit kept.
 
 mod audit;
 mod error;
 mod forecast;
+mod guard;
 mod manager;
+mod moves;
 mod pool;
 mod rewrite;
 mod sequence;
+mod spare;
 mod step;
 mod table;
 
-pub use audit::{Audit, AuditError};
+pub use audit::{Audit, AuditError, Defect};
 pub use error::PlanError;
 pub use forecast::Admission;
 pub use manager::BlockManager;
+pub use moves::{HeadMoves, Pass};
 pub use pool::{Page, PagePool, PoolError, PoolStats, StepId};
-pub use rewrite::{HeadRewrite, Rewrite};
+pub use rewrite::{HeadRewrite, Moving, Rewrite};
 pub use sequence::{HeadTable, Sequence, TablePlan};
 pub use step::{PageCopy, Step};
 

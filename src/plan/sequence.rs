@@ -1,6 +1,6 @@
 //! Sequences: owned handles on head tables.
 
-use super::{Page, PlanError, manager::Shared, table::Tables};
+use super::{Page, PlanError, guard::Open, manager::Shared, table::Tables};
 use crate::base::{Positions, sync::Arc};
 
 /// How many slots a page of each head holds: what the planner must know of page formats.
@@ -15,8 +15,11 @@ impl TablePlan {
         let slots: Vec<usize> = slots_per_page.into_iter().collect();
         let sizes = 1..=1usize << 16;
         let heads = slots.len();
-        if !sizes.contains(&heads) || slots.iter().any(|s| !sizes.contains(s)) {
+        if !sizes.contains(&heads) {
             return Err(PlanError::BadTablePlan { heads });
+        }
+        if let Some(head) = slots.iter().position(|slots| !sizes.contains(slots)) {
+            return Err(PlanError::BadPageSlots { head, slots: slots[head] });
         }
         Ok(Self { slots_per_page: slots.into_iter().map(|s| s as u32).collect() })
     }
@@ -70,9 +73,11 @@ pub struct Sequence {
     pub(super) tables: Tables,
     pub(super) heads: Vec<HeadState>,
     pub(super) tokens: u32,
-    /// Claims that an open step or rewrite replaced by private copies. They are the sequence's until
-    /// the copy is known to be made, and dropped with it if it never is.
+    /// Claims that an open step replaced by private copies. They are the sequence's until the copy is
+    /// known to be made, and dropped with it if it never is.
     pub(super) replaced: Vec<Replaced>,
+    /// What a guard that is not closed has done.
+    pub(super) open: Open,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -99,6 +104,7 @@ impl Sequence {
             heads: vec![HeadState::default(); heads],
             tokens: 0,
             replaced: Vec::new(),
+            open: Open::Nothing,
         }
     }
 
@@ -160,8 +166,9 @@ impl Sequence {
         slots.div_ceil(self.plan.slots_per_page(head)).saturating_sub(self.tables.len(head))
     }
 
-    /// Counts `tokens` more tokens in every head; the pages are there.
+    /// Counts `tokens` more tokens in every head, for a step that is open now; the pages are there.
     pub(super) fn extend(&mut self, tokens: u32) {
+        self.open = Open::Step { tokens };
         let positions = self.tokens..self.tokens + tokens;
         for head in &mut self.heads {
             head.slots += tokens;
@@ -199,8 +206,9 @@ impl Sequence {
         }
     }
 
-    /// Lets go of the replaced claims: the copies are made.
+    /// Lets go of the replaced claims: the copies are made, and the step is closed.
     pub(super) fn forget_replaced(&mut self, dropped: &mut Vec<Page>) {
+        self.open = Open::Nothing;
         dropped.extend(self.replaced.drain(..).map(|r| r.page));
     }
 }
@@ -208,6 +216,7 @@ impl Sequence {
 impl Drop for Sequence {
     fn drop(&mut self) {
         let mut pages: Vec<Page> = self.tables.all().collect();
+        pages.extend(self.open.take_pages());
         self.forget_replaced(&mut pages);
         self.shared.give(&pages);
     }

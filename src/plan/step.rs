@@ -138,12 +138,7 @@ impl Step<'_> {
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
-        for append in &mut self.appends {
-            let mut dropped = Vec::new();
-            append.sequence.retract(append.tokens, &mut dropped);
-            append.sequence.restore(&mut dropped);
-            append.sequence.shared.give(&dropped);
-        }
+        self.appends.iter_mut().for_each(|append| append.sequence.take_back());
     }
 }
 

@@ -1,4 +1,7 @@
 //! The planner: against a model, and case by case.
 
+mod accounts;
 mod cases;
+mod guards;
 mod model;
+mod sparing;
