@@ -59,7 +59,6 @@ pub(super) fn begin<'a>(
     cache: &'a mut KvCache,
     sequences: Vec<(&'a mut KvSequence, usize)>,
 ) -> Result<CacheStep<'a>, CacheError> {
-    sequences.iter().try_for_each(|(sequence, _)| cache.check_owner(sequence))?;
     cache.settle();
     let mut members = Vec::with_capacity(sequences.len());
     let mut watches = Vec::with_capacity(sequences.len());
