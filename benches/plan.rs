@@ -113,7 +113,7 @@ impl Scene {
                     let (slots_after, moves) = compact(*length, dead);
                     HeadRewrite { head, slots_after, moves }
                 });
-                manager.rewrite(sequence, rewrites.collect()).unwrap().commit();
+                manager.rewrite(sequence, rewrites.collect()).unwrap().begin_moves().commit();
                 // Sequences evict at different times.
                 let more = below(PAGE_SLOTS);
                 manager.reserve([(&mut *sequence, more)]).unwrap().commit();
@@ -142,7 +142,7 @@ impl Scene {
         }
         let time = CpuTime::now() - start;
         for (sequence, &length) in self.sequences.iter_mut().zip(&self.lengths) {
-            self.manager.truncate(sequence, length).unwrap().commit();
+            self.manager.truncate(sequence, length).unwrap().begin_moves().commit();
         }
         self.retire();
         time

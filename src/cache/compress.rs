@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{CacheError, KvCache, KvSequence};
+use super::{CacheError, HeadLayouts, KvCache, KvSequence, sequence::Watch};
 use crate::{
-    base::{CacheShape, apply_moves},
+    base::CacheShape,
     evict::{Budget, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan, quantize},
-    plan::{Rewrite, Sequence},
+    plan::Rewrite,
     store::{HostStore, PageStore, TablePages},
 };
 
@@ -26,7 +26,8 @@ pub struct Compression {
 /// What a compression did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Compressed {
-    /// Pages that the plan asked for, all of which left the sequence's tables.
+    /// Pages that the plan asked for, all of which left the sequence's tables. Those that other
+    /// sequences share stay held.
     pub pages_freed: usize,
     /// Slots that were dropped.
     pub slots_evicted: usize,
@@ -52,6 +53,9 @@ pub(super) fn compress(
     compression: &Compression,
 ) -> Result<Compressed, CacheError> {
     let Compression { scorer, policy, budget } = compression;
+    cache.check_owner(sequence)?;
+    cache.settle();
+    sequence.tables.recover()?;
     let extents: Vec<HeadExtent> = sequence.extents();
     let tokens = sequence.tokens();
     let wanted = budget.pages_to_free(&extents, tokens, policy)?;
@@ -82,20 +86,17 @@ pub(super) fn compress(
     let plan = plan(&heads, tokens, policy, wanted)?;
     drop(heads);
 
-    let rewrite = cache.manager.rewrite(&mut sequence.tables, plan.rewrites())?;
-    let pages_copied = rewrite.copies().len();
-    move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
+    let rewrite = cache.manager.rewrite_sparing(&mut sequence.tables, plan.rewrites())?;
+    let pages_copied = rewrite.pages_copied();
+    let slots_moved = carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
     if let Some(watch) = &mut sequence.watch {
-        plan.apply_to(&mut watch.scores)?;
         watch.scores.iter_mut().for_each(|scores| scores.shrink_to(scores.len() + 64));
     }
-    let pages_freed = rewrite.commit().len();
-    debug_assert_eq!(pages_freed, plan.pages_freed());
     cache.settle();
     Ok(Compressed {
-        pages_freed,
+        pages_freed: plan.pages_freed(),
         slots_evicted: plan.victims(),
-        slots_moved: plan.moves(),
+        slots_moved,
         pages_copied,
     })
 }
@@ -105,14 +106,14 @@ pub(super) fn truncate(
     sequence: &mut KvSequence,
     tokens: usize,
 ) -> Result<(), CacheError> {
-    let rewrite = cache.manager.truncate(&mut sequence.tables, tokens)?;
-    move_bytes(&mut cache.store, &sequence.layouts, &rewrite)?;
-    if let Some(watch) = &mut sequence.watch {
-        for head in rewrite.heads() {
-            apply_moves(&mut watch.scores[head.head], &head.moves, head.slots_after);
-        }
+    cache.check_owner(sequence)?;
+    cache.settle();
+    sequence.tables.recover()?;
+    if let Some(watch) = &sequence.watch {
+        watch.check(&sequence.tables)?;
     }
-    rewrite.commit();
+    let rewrite = cache.manager.truncate(&mut sequence.tables, tokens)?;
+    carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
     cache.settle();
     Ok(())
 }
@@ -151,21 +152,30 @@ fn score_heads(
     tables.into_par_iter().map(score).collect()
 }
 
-/// Makes the copies and the moves of a rewrite.
-fn move_bytes(
+/// Makes the copies and the moves of a rewrite, of bytes and of scores, and commits it; returns how many
+/// slots moved.
+fn carry_out(
+    rewrite: Rewrite<'_>,
     store: &mut HostStore,
-    layouts: &super::HeadLayouts,
-    rewrite: &Rewrite<'_>,
-) -> Result<(), CacheError> {
-    let copies: Vec<(u32, u32)> = rewrite.copies().iter().map(|c| (c.from, c.to)).collect();
-    store.copy_pages(&copies)?;
-    let sequence: &Sequence = rewrite.sequence();
-    for head in rewrite.heads() {
-        let table = sequence.head(head.head);
-        let pages = TablePages { pages: table.pages, layout: layouts.of(head.head) };
-        store.move_slots(pages, &head.moves)?;
+    layouts: &HeadLayouts,
+    watch: &mut Option<Watch>,
+) -> Result<usize, CacheError> {
+    let moving = rewrite.begin_moves();
+    let mut moved = 0;
+    for pass in moving.passes() {
+        let copies: Vec<(u32, u32)> = pass.copies().iter().map(|c| (c.from, c.to)).collect();
+        store.copy_pages(&copies)?;
+        for head in pass.heads() {
+            let pages = TablePages { pages: head.pages(), layout: layouts.of(head.head()) };
+            store.move_slots(pages, head.moves())?;
+            moved += head.moves().len();
+            if let Some(watch) = watch {
+                head.apply_to(&mut watch.scores[head.head()])?;
+            }
+        }
     }
-    Ok(())
+    moving.commit();
+    Ok(moved)
 }
 
 impl KvSequence {

@@ -28,7 +28,8 @@ pub enum CacheError {
     /// Eviction refused.
     #[error(transparent)]
     Evict(#[from] EvictError),
-    /// Pages are not accounted for: a defect of this library.
+    /// Pages are not accounted for: the sequences listed are not all there are, each once and closed, or
+    /// it is a [defect](AuditError::Defect) of this library.
     #[error(transparent)]
     Audit(#[from] AuditError),
     /// Memory for less than one page of every head.
@@ -53,13 +54,21 @@ pub enum CacheError {
         /// KV heads per layer of the shape.
         kv_heads: usize,
     },
-    /// A layer out of order, or one the shape does not have.
-    #[error("layer {got} given to a step that expects layer {expected} of {layers}")]
+    /// A layer out of order, or one more than the shape has.
+    #[error("layer {got} given to a step {}", turn(*expected, *layers))]
     LayerOrder {
         /// The layer given.
         got: usize,
-        /// The layer whose turn it is.
+        /// The layer whose turn it is; `layers`, if all were given.
         expected: usize,
+        /// Layers of the shape.
+        layers: usize,
+    },
+    /// A step committed before all of its layers were given. It is rolled back.
+    #[error("{given} of {layers} layers were given to a step that was to be committed")]
+    MissingLayers {
+        /// Layers given: the first ones.
+        given: usize,
         /// Layers of the shape.
         layers: usize,
     },
@@ -82,4 +91,13 @@ pub enum CacheError {
         /// The scorer's name.
         scorer: &'static str,
     },
+}
+
+/// Whose turn it is, in words.
+fn turn(expected: usize, layers: usize) -> String {
+    if expected < layers {
+        format!("that expects layer {expected} of 0..{layers}")
+    } else {
+        format!("that has all of its {layers} layers")
+    }
 }

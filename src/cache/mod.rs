@@ -19,6 +19,8 @@ mod step;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 pub use compress::{Compressed, Compression};
 pub use config::{CacheConfig, Capacity};
 pub use error::CacheError;
@@ -43,6 +45,9 @@ pub struct KvCache {
     store: HostStore,
     attention: CpuAttention,
     scratch: step::Scratch,
+    /// Pages that became free behind a shared reference to the cache, and are to be poisoned by who next
+    /// has it alone. Filled in debug builds.
+    unpoisoned: Mutex<Vec<u32>>,
 }
 
 impl KvCache {
@@ -62,6 +67,7 @@ impl KvCache {
             store,
             attention: CpuAttention::new(),
             scratch: step::Scratch::default(),
+            unpoisoned: Mutex::default(),
         })
     }
 
@@ -82,12 +88,16 @@ impl KvCache {
     }
 
     /// A sequence with the same tokens that shares all pages; see [`BlockManager::fork`].
+    ///
+    /// # Errors
+    /// Also [`PlanError::OpenGuard`], if a step of the sequence was forgotten:
+    /// [`KvSequence::recover`] takes it back.
     pub fn fork(&self, sequence: &KvSequence) -> Result<KvSequence, CacheError> {
         Ok(sequence.forked(self.manager.fork(sequence.tables())?))
     }
 
-    /// What [`step`](Self::step) would take for these members, and whether it would be granted; only
-    /// [`settle`](Self::settle)s. See [`BlockManager::needs`].
+    /// What [`step`](Self::step) would take for these members, and whether it would be granted; nothing is
+    /// changed. See [`BlockManager::needs`].
     ///
     /// # Errors
     /// A sequence of another cache, one that is named twice, or one that would grow too long.
@@ -141,15 +151,15 @@ impl KvCache {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn needs<'a>(
-        &mut self,
+        &self,
         members: impl IntoIterator<Item = (&'a KvSequence, usize)>,
     ) -> Result<StepNeeds, CacheError> {
-        self.settle();
         let members = members.into_iter().map(|(sequence, tokens)| (sequence.tables(), tokens));
-        Ok(self.manager.needs(members)?)
+        Ok(self.manager().needs(members)?)
     }
 
-    /// Reserves pages for the new tokens of all `members`: all or nothing.
+    /// Reserves pages for the new tokens of all `members`: all or nothing. What a forgotten step of a
+    /// member left (`mem::forget`) is taken back first.
     pub fn step<'a>(
         &'a mut self,
         members: impl IntoIterator<Item = (&'a mut KvSequence, usize)>,
@@ -171,20 +181,30 @@ impl KvCache {
         compress::compress(self, sequence, compression)
     }
 
-    /// Lets pages freed since the last call be used again: nothing on this host reads them any more.
+    /// Lets pages freed until now be used again: nothing on this host reads them any more. In debug
+    /// builds they are poisoned with NaN.
     ///
-    /// [`CacheStep::commit`] and [`compress`](Self::compress) do it; it is public for those who drop
-    /// sequences and look at the counters before the next step. In debug builds the freed pages are
-    /// poisoned with NaN.
+    /// Every verb and every counter of the cache does it first, so pages of a dropped sequence are never
+    /// missed; it is public for those who want the poison at once.
     pub fn settle(&mut self) {
+        self.open_fence();
+        let freed = std::mem::take(self.unpoisoned.get_mut());
+        let poisoned = self.store.poison(&freed);
+        debug_assert_eq!(poisoned, Ok(()));
+    }
+
+    fn open_fence(&self) {
         let step: StepId = self.manager.end_step();
         if cfg!(debug_assertions) {
-            let freed = self.manager.retire_listing(step);
-            let poisoned = self.store.poison(&freed);
-            debug_assert_eq!(poisoned, Ok(()));
+            self.unpoisoned.lock().extend(self.manager.retire_listing(step));
         } else {
             self.manager.retire(step);
         }
+    }
+
+    /// Refuses sequences of other caches.
+    pub(crate) fn check_owner(&self, sequence: &KvSequence) -> Result<(), CacheError> {
+        Ok(self.manager.check_owner(sequence.tables())?)
     }
 
     /// The shape of the model.
@@ -207,8 +227,9 @@ impl KvCache {
         self.layouts.plan()
     }
 
-    /// The planner: counters, admission, forecasts, audits.
+    /// The planner: counters, admission, forecasts, audits. What was freed until now counts as free.
     pub fn manager(&self) -> &BlockManager {
+        self.open_fence();
         &self.manager
     }
 
@@ -219,15 +240,16 @@ impl KvCache {
 
     /// How the pages are used now.
     pub fn stats(&self) -> PoolStats {
-        self.manager.stats()
+        self.manager().stats()
     }
 
-    /// Accounts for every page; `sequences` are all sequences of the cache.
+    /// Accounts for every page; `sequences` are all sequences of the cache; see
+    /// [`BlockManager::audit`].
     pub fn audit<'a>(
         &self,
         sequences: impl IntoIterator<Item = &'a KvSequence>,
     ) -> Result<crate::plan::Audit, CacheError> {
-        Ok(self.manager.audit(sequences.into_iter().map(KvSequence::tables))?)
+        Ok(self.manager().audit(sequences.into_iter().map(KvSequence::tables))?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::HeadLayouts;
 use crate::{
     evict::{EvictError, Score, Scorer},
-    plan::Sequence,
+    plan::{PlanError, Sequence},
 };
 
 /// The cached K and V of one sequence. Dropping it returns its pages.
@@ -67,6 +67,8 @@ impl KvSequence {
     /// for a window of queries. [`KvCache::compress`](super::KvCache::compress) then takes the scores
     /// for this scorer, or for one [like it](Scorer::is_like).
     pub fn observe(&mut self, scorer: Arc<dyn Scorer>) {
+        // Slots of a forgotten step are not there to be scored; the other verbs say what is lost.
+        let _ = self.recover();
         let needs = scorer.needs();
         if needs.attention_window.is_none() && !needs.decode_attention {
             self.watch = None;
@@ -79,6 +81,15 @@ impl KvSequence {
     /// Forgets the scores collected so far and collects no more.
     pub fn stop_observing(&mut self) {
         self.watch = None;
+    }
+
+    /// Takes back what a forgotten step left (`mem::forget`), as every verb of the cache that changes the
+    /// sequence does first; see [`Sequence::recover`].
+    ///
+    /// # Errors
+    /// [`PlanError::Torn`]: what the sequence held is lost.
+    pub fn recover(&mut self) -> Result<(), PlanError> {
+        self.tables.recover()
     }
 
     /// Page tables, slots and positions.

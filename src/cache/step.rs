@@ -59,6 +59,7 @@ pub(super) fn begin<'a>(
     cache: &'a mut KvCache,
     sequences: Vec<(&'a mut KvSequence, usize)>,
 ) -> Result<CacheStep<'a>, CacheError> {
+    cache.settle();
     let mut members = Vec::with_capacity(sequences.len());
     let mut watches = Vec::with_capacity(sequences.len());
     let mut tables = Vec::with_capacity(sequences.len());
@@ -115,11 +116,8 @@ impl CacheStep<'_> {
             }
         }
         self.append(layer, k, v)?;
-        let noted = self.noted.len();
-        if let Err(error) = self.attend_runs(layer, q, out) {
-            self.noted.truncate(noted);
-            return Err(error);
-        }
+        let noted = self.attend_runs(layer, q, out)?;
+        self.noted.extend(noted);
         self.next_layer += 1;
         Ok(())
     }
@@ -131,8 +129,7 @@ impl CacheStep<'_> {
     pub fn commit(mut self) -> Result<(), CacheError> {
         let layers = self.cache.shape.layers();
         if self.next_layer != layers {
-            let expected = self.next_layer;
-            return Err(CacheError::LayerOrder { got: layers, expected, layers });
+            return Err(CacheError::MissingLayers { given: self.next_layer, layers });
         }
         if let Some(step) = self.step.take() {
             for Noted { member, head, scores } in self.noted.drain(..) {
@@ -170,9 +167,16 @@ impl CacheStep<'_> {
         Ok(())
     }
 
-    /// Attends run by run: consecutive sequences that ask for the same scores go in one batch.
-    fn attend_runs(&mut self, layer: usize, q: &[f32], out: &mut [f32]) -> Result<(), CacheError> {
-        let Some(step) = &self.step else { return Ok(()) };
+    /// Attends run by run: consecutive sequences that ask for the same scores go in one batch. Returns
+    /// what the scores of the layer's heads become.
+    fn attend_runs(
+        &mut self,
+        layer: usize,
+        q: &[f32],
+        out: &mut [f32],
+    ) -> Result<Vec<Noted>, CacheError> {
+        let mut noted = Vec::new();
+        let Some(step) = &self.step else { return Ok(noted) };
         let KvCache { shape, store, attention, scratch, .. } = &mut *self.cache;
         let sequences: Vec<&Sequence> = step.sequences().map(|(sequence, _)| sequence).collect();
         let mut heads: Vec<Head<'_>> = Vec::with_capacity(sequences.len() * shape.kv_heads());
@@ -219,14 +223,14 @@ impl CacheStep<'_> {
                     let (shape, tokens) = (*shape, *tokens);
                     let attention =
                         Observed { shape, layer, member, tokens, span, scores, store, layouts };
-                    let (buffers, noted) = (&mut scratch.buffers, &mut self.noted);
-                    attention.note(sequences[member], watch, buffers, noted)?;
+                    let buffers = &mut scratch.buffers;
+                    attention.note(sequences[member], watch, buffers, &mut noted)?;
                 }
             }
             first_token += tokens;
             start += same;
         }
-        Ok(())
+        Ok(noted)
     }
 }
 

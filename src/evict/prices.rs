@@ -82,11 +82,11 @@ pub struct HeadPrices<'a> {
 ///     let plan = plan_pages(&heads[rank], 64, &policy, &share)?;
 ///     # let positions = Positions::Identity;
 ///     # assert_eq!(plan.heads()[0].positions_after(positions)?.len(), plan.heads()[0].slots_after());
-///     let rewrite = manager.rewrite(sequence, plan.rewrites())?;
-///     for head in rewrite.heads() {
-///         let _moves: &[SlotMove] = &head.moves; // the engine's kernel
+///     let moving = manager.rewrite(sequence, plan.rewrites())?.begin_moves();
+///     for head in moving.passes().flat_map(|pass| pass.heads()) {
+///         let _moves: &[SlotMove] = head.moves(); // the engine's kernel
 ///     }
-///     assert_eq!(rewrite.commit().len(), plan.pages_freed());
+///     assert_eq!(moving.commit().len(), plan.pages_freed());
 ///     // What the engine keeps per slot follows: `plan.apply_to(&mut scores)`.
 /// }
 /// let held: usize = ranks.iter().map(|(_, sequence)| sequence.pages()).sum();

@@ -1,9 +1,11 @@
 //! Accounting for every page.
 
+use std::{collections::HashSet, ptr};
+
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{PagePool, PoolStats, Sequence};
+use super::{PlanError, PoolStats, Sequence, pool::Survey};
 
 /// A pool and its sequences agree on every page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -16,9 +18,35 @@ pub struct Audit {
     pub references: usize,
 }
 
-/// A page that is not accounted for: a defect of the planner, never of its user.
+/// Why pages are not accounted for: the list of sequences does not allow to tell, or the planner is
+/// broken. Only [`Defect`](Self::Defect) is a defect.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AuditError {
+    /// A sequence that no page can be counted for: of another manager, listed before, with an open (or
+    /// forgotten) step or rewrite, or torn.
+    #[error("sequence {index} of the list to audit: {problem}")]
+    Listed {
+        /// Its place in the list.
+        index: usize,
+        /// What is wrong with it.
+        problem: PlanError,
+    },
+    /// Sequences that are alive are not in the list, so their pages are held by nobody listed.
+    #[error("{listed} sequences are listed to be audited, {live} of the manager are alive")]
+    Unlisted {
+        /// Sequences in the list.
+        listed: usize,
+        /// Sequences of the manager that are not dropped.
+        live: usize,
+    },
+    /// A defect of the planner, never of its user.
+    #[error("the planner has lost count, which is a defect of it: {0}")]
+    Defect(#[from] Defect),
+}
+
+/// A page that is not accounted for.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Defect {
     /// References and table entries differ.
     #[error("page {page} has {references} references and stands in {entries} table entries")]
     References {
@@ -62,14 +90,36 @@ pub enum AuditError {
     },
 }
 
-pub(super) fn audit(pool: &PagePool, sequences: &[&Sequence]) -> Result<Audit, AuditError> {
-    let survey = pool.survey();
+/// Refuses a list that is not of all `live` sequences, each once and with no guard open.
+pub(super) fn check_list(
+    sequences: &[&Sequence],
+    live: usize,
+    check_owner: impl Fn(&Sequence) -> Result<(), PlanError>,
+) -> Result<(), AuditError> {
+    let mut seen = HashSet::with_capacity(sequences.len());
+    for (index, &sequence) in sequences.iter().enumerate() {
+        let once =
+            if seen.insert(ptr::from_ref(sequence)) { Ok(()) } else { Err(PlanError::ListedTwice) };
+        let checked = check_owner(sequence).and(once).and_then(|()| sequence.check_closed());
+        checked.map_err(|problem| AuditError::Listed { index, problem })?;
+    }
+    if sequences.len() != live {
+        return Err(AuditError::Unlisted { listed: sequences.len(), live });
+    }
+    Ok(())
+}
+
+pub(super) fn audit(
+    survey: &[Survey],
+    pool: PoolStats,
+    sequences: &[&Sequence],
+) -> Result<Audit, Defect> {
     let mut entries = vec![0u32; survey.len()];
     for sequence in sequences {
         tables_fit(sequence)?;
         for page in sequence.tables.all() {
             if survey[page.id as usize].generation != page.generation {
-                return Err(AuditError::Stale(page.id));
+                return Err(Defect::Stale(page.id));
             }
             entries[page.id as usize] += 1;
         }
@@ -77,25 +127,25 @@ pub(super) fn audit(pool: &PagePool, sequences: &[&Sequence]) -> Result<Audit, A
     for (page, (state, &entries)) in survey.iter().zip(&entries).enumerate() {
         let (page, references) = (page as u32, state.refs);
         if references != entries {
-            return Err(AuditError::References { page, references, entries });
+            return Err(Defect::References { page, references, entries });
         }
         if u32::from(references > 0) + state.free + state.fenced != 1 {
             let (free, fenced) = (state.free, state.fenced);
-            return Err(AuditError::State { page, references, free, fenced });
+            return Err(Defect::State { page, references, free, fenced });
         }
     }
     let references = entries.iter().map(|&n| n as usize).sum();
-    Ok(Audit { pool: pool.stats(), sequences: sequences.len(), references })
+    Ok(Audit { pool, sequences: sequences.len(), references })
 }
 
-fn tables_fit(sequence: &Sequence) -> Result<(), AuditError> {
+fn tables_fit(sequence: &Sequence) -> Result<(), Defect> {
     for (head, state) in sequence.heads.iter().enumerate() {
         let (tokens, pages) = (sequence.tokens(), sequence.tables.len(head));
         let slots = tokens.saturating_sub(state.lost as usize);
         let positions = state.listed.len();
         let held = slots.div_ceil(sequence.plan.slots_per_page(head));
         if pages != held || positions > slots || state.lost > sequence.tokens {
-            return Err(AuditError::Table { head, slots, pages, positions, tokens });
+            return Err(Defect::Table { head, slots, pages, positions, tokens });
         }
     }
     Ok(())

@@ -22,11 +22,35 @@ pub enum PlanError {
     /// A sequence of another manager.
     #[error("the sequence belongs to another block manager")]
     ForeignSequence,
-    /// A table plan for another number of heads, or a page without slots.
-    #[error("a table plan needs 1..=65536 heads with 1..=65536 slots per page, got {heads} heads")]
+    /// One sequence listed twice.
+    #[error("the sequence is listed twice")]
+    ListedTwice,
+    /// A [`Step`](super::Step) or [`Rewrite`](super::Rewrite) of the sequence is open, or was forgotten
+    /// (`mem::forget`) without being committed or dropped. Verbs that change a sequence take back what a
+    /// forgotten guard left; those that only look at it cannot.
+    #[error(
+        "a step or rewrite of the sequence is neither committed nor dropped; if it was forgotten, \
+         Sequence::recover takes it back"
+    )]
+    OpenGuard,
+    /// A rewrite of the sequence was given up after its moves were handed out.
+    #[error(
+        "a rewrite of the sequence was given up while its slots moved: what it held is lost, drop it"
+    )]
+    Torn,
+    /// A table plan without heads, or with more than an index holds.
+    #[error("a table plan needs 1..=65536 heads, got {heads}")]
     BadTablePlan {
         /// Heads in the plan.
         heads: usize,
+    },
+    /// Pages without slots, or with more than an index holds.
+    #[error("head {head} of a table plan has {slots} slots per page, which must be 1..=65536")]
+    BadPageSlots {
+        /// The first such head.
+        head: usize,
+        /// Its slots per page.
+        slots: usize,
     },
     /// More tokens than a table's positions can count.
     #[error("{0} tokens are more than a sequence can hold ({max})", max = u32::MAX)]
@@ -64,6 +88,16 @@ pub enum PlanError {
         /// Length of what was given.
         got: usize,
         /// New tokens times heads.
+        expected: usize,
+    },
+    /// Values that are to follow a rewrite, but are not one for each slot of the head.
+    #[error("head {head} has {expected} slots, {got} values were given for them")]
+    WrongValues {
+        /// The head's index among all heads of the sequence.
+        head: usize,
+        /// Values given.
+        got: usize,
+        /// Slots of the head before the rewrite.
         expected: usize,
     },
 }

@@ -1,6 +1,6 @@
 //! What fits, now and in the steps to come.
 
-use super::{BlockManager, Sequence, needs};
+use super::{BlockManager, Sequence, StepId, needs};
 use crate::base::sync::Arc;
 
 /// Whether a request for pages can be met.
@@ -12,6 +12,9 @@ pub enum Admission {
     Later {
         /// Pages short.
         missing: usize,
+        /// The step whose [retirement](BlockManager::retire) would free them: they wait behind the fence.
+        /// `None`: somebody has to give pages up.
+        enough_after: Option<StepId>,
     },
     /// Not even in an empty pool.
     Never {
@@ -28,14 +31,17 @@ impl BlockManager {
     /// admitting a request and preempting it on the next step. Where nothing runs there is nothing to
     /// reserve for, and what fits should start.)
     pub fn admission(&self, pages: usize, reserved: usize) -> Admission {
-        let stats = self.stats();
-        if pages > stats.total {
-            return Admission::Never { needed: pages, total: stats.total };
-        }
-        match pages.saturating_add(reserved).saturating_sub(stats.free) {
-            0 => Admission::Now,
-            missing => Admission::Later { missing },
-        }
+        self.with_pool(|pool| {
+            let stats = pool.stats();
+            if pages > stats.total {
+                return Admission::Never { needed: pages, total: stats.total };
+            }
+            let needed = pages.saturating_add(reserved);
+            match needed.saturating_sub(stats.free) {
+                0 => Admission::Now,
+                missing => Admission::Later { missing, enough_after: pool.enough_after(needed) },
+            }
+        })
     }
 
     /// Pages that each of the next `steps` steps takes if every sequence appends one token per step,

@@ -2,7 +2,11 @@
 
 use super::{
     Audit, AuditError, HeadRewrite, Page, PagePool, PlanError, PoolError, PoolStats, Rewrite,
-    Sequence, Step, StepId, TablePlan, audit, rewrite, sharing::Sharing, step,
+    Sequence, Step, StepId, TablePlan, audit,
+    guard::Open,
+    rewrite::{self, Stay},
+    sharing::Sharing,
+    step,
 };
 use crate::base::{
     compact,
@@ -66,8 +70,12 @@ impl BlockManager {
 
     /// A sequence with the same tokens that shares every page of `sequence`. Whoever appends first to
     /// a shared partial page gets a private copy of it ([`Step::copies`]).
+    ///
+    /// # Errors
+    /// Also [`PlanError::OpenGuard`]: what a step or a rewrite has not committed is not to be shared.
     pub fn fork(&self, sequence: &Sequence) -> Result<Sequence, PlanError> {
         self.check_owner(sequence)?;
+        sequence.check_closed()?;
         let pages: Vec<Page> = sequence.tables.all().collect();
         sequence.sharing.fork();
         self.shared.with_pool(|pool| pool.share(&pages))?;
@@ -81,6 +89,7 @@ impl BlockManager {
             tokens: sequence.tokens,
             sharing: Sharing::of_fork(),
             replaced: Vec::new(),
+            open: Open::Nothing,
         })
     }
 
@@ -89,30 +98,57 @@ impl BlockManager {
         &self,
         appends: impl IntoIterator<Item = (&'a mut Sequence, usize)>,
     ) -> Result<Step<'a>, PlanError> {
-        let appends: Vec<(&mut Sequence, usize)> = appends.into_iter().collect();
+        let mut appends: Vec<(&mut Sequence, usize)> = appends.into_iter().collect();
         appends.iter().try_for_each(|(sequence, _)| self.check_owner(sequence))?;
+        appends.iter_mut().try_for_each(|(sequence, _)| sequence.recover())?;
         step::reserve(&self.shared, appends)
     }
 
-    /// Prepares the compaction of some heads; see [`Rewrite`].
+    /// Prepares the compaction of some heads by these very moves, in one [pass](super::Pass), for an
+    /// engine that found the moves itself (on a device, say). Every shared page that a move writes needs
+    /// a free page for its copy.
+    ///
+    /// # Errors
+    /// [`PoolError::OutOfPages`] says how many pages the copies need.
     pub fn rewrite<'a>(
         &self,
         sequence: &'a mut Sequence,
         heads: Vec<HeadRewrite>,
     ) -> Result<Rewrite<'a>, PlanError> {
         self.check_owner(sequence)?;
-        rewrite::begin(sequence, heads, None)
+        sequence.recover()?;
+        rewrite::begin(sequence, heads, None, Stay::First)
+    }
+
+    /// As [`rewrite`](Self::rewrite), for what the moves leave of each head, with the fewest free pages
+    /// that can be: shared pages with holes leave first, what survives in them moves to pages that the
+    /// sequence owns alone, and the copies of some heads go to pages that others have just let go of.
+    /// Pages and moves are then those that the rewrite says, not the caller's.
+    ///
+    /// # Errors
+    /// [`PoolError::OutOfPages`]: its `needed` is the least number of free pages that carries out the
+    /// rewrite. A page that is shared and loses slots is copied unless it leaves; so while all pages are
+    /// shared, it is as many as stay and lose slots, less those that leave.
+    pub fn rewrite_sparing<'a>(
+        &self,
+        sequence: &'a mut Sequence,
+        heads: Vec<HeadRewrite>,
+    ) -> Result<Rewrite<'a>, PlanError> {
+        self.check_owner(sequence)?;
+        sequence.recover()?;
+        rewrite::begin(sequence, heads, None, Stay::Sparing)
     }
 
     /// Prepares to forget the newest tokens, so that `tokens` are left. The tokens that came after a
     /// head's last eviction are its last slots, and nothing moves when they go; further back slots have
-    /// no order, and that takes a compaction.
+    /// no order, and that takes a compaction, a [sparing](Self::rewrite_sparing) one.
     pub fn truncate<'a>(
         &self,
         sequence: &'a mut Sequence,
         tokens: usize,
     ) -> Result<Rewrite<'a>, PlanError> {
         self.check_owner(sequence)?;
+        sequence.recover()?;
         if tokens > sequence.tokens() {
             return Err(PlanError::TruncateGrows { tokens: sequence.tokens(), to: tokens });
         }
@@ -127,7 +163,7 @@ impl BlockManager {
             HeadRewrite { head, slots_after, moves }
         });
         let heads = heads.collect();
-        rewrite::begin(sequence, heads, Some(tokens as u32))
+        rewrite::begin(sequence, heads, Some(tokens as u32), Stay::Sparing)
     }
 
     /// Ends the running step: pages freed until now can be taken again once it is
@@ -151,7 +187,7 @@ impl BlockManager {
 
     /// How the pages are used now.
     pub fn stats(&self) -> PoolStats {
-        self.shared.with_pool(|pool| pool.stats())
+        self.with_pool(|pool| pool.stats())
     }
 
     /// Bytes of bookkeeping of the pool; sequences count their own.
@@ -161,22 +197,32 @@ impl BlockManager {
 
     /// Accounts for every page. `sequences` are all sequences of this manager, none of them in an
     /// open step.
+    ///
+    /// # Errors
+    /// [`AuditError::Defect`] if pages are not accounted for; the others say why the list does not allow
+    /// to tell. The manager knows how many sequences are alive, so as long as no other thread makes or
+    /// drops one meanwhile, it is never a defect that one is missing.
     pub fn audit<'a>(
         &self,
         sequences: impl IntoIterator<Item = &'a Sequence>,
     ) -> Result<Audit, AuditError> {
         let sequences: Vec<&Sequence> = sequences.into_iter().collect();
-        self.shared.with_pool(|pool| audit::audit(pool, &sequences))
+        // Each sequence holds the shared part once, as the manager does.
+        let live = Arc::strong_count(&self.shared) - 1;
+        audit::check_list(&sequences, live, |sequence| self.check_owner(sequence))?;
+        let (survey, stats) = self.with_pool(|pool| (pool.survey(), pool.stats()));
+        Ok(audit::audit(&survey, stats, &sequences)?)
     }
 
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    pub(super) fn check_owner(&self, sequence: &Sequence) -> Result<(), PlanError> {
+    /// Refuses sequences of other managers.
+    pub(crate) fn check_owner(&self, sequence: &Sequence) -> Result<(), PlanError> {
         if Arc::ptr_eq(&self.shared, &sequence.shared) {
             return Ok(());
         }
         Err(PlanError::ForeignSequence)
+    }
+
+    pub(super) fn with_pool<R>(&self, f: impl FnOnce(&mut PagePool) -> R) -> R {
+        self.shared.with_pool(f)
     }
 }

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{PlanError, Rewrite, Sequence, Step};
+use super::{Moving, PlanError, Sequence, Step};
 
 /// An entry of a head table that is new or names another page than before: what a mirror of the tables
 /// must be told.
@@ -23,7 +23,7 @@ impl Step<'_> {
     /// are none, and listing them costs what changed, not what there is.
     ///
     /// A mirror that applies them on every [`commit`](Self::commit), and on every rewrite those of
-    /// [`Rewrite::entries`] and the new lengths, has the tables.
+    /// [`Moving::entries`] and the new lengths, has the tables.
     pub fn entries(&self) -> impl Iterator<Item = (usize, TableEntry)> {
         self.sequences().enumerate().flat_map(|(member, (sequence, tokens))| {
             sequence.entries(tokens).map(move |entry| (member, entry))
@@ -62,11 +62,12 @@ impl Step<'_> {
     }
 }
 
-impl Rewrite<'_> {
+impl Moving<'_> {
     /// The table entries that name another page once the rewrite is [committed](Self::commit): private
-    /// copies of shared pages. The tables of its [`heads`](Self::heads) get shorter; all else stays.
+    /// copies of shared pages, and pages that took another's place. The tables of its heads get as short
+    /// as their [`slots_after`](super::HeadMoves::slots_after) need; all else stays.
     pub fn entries(&self) -> impl Iterator<Item = TableEntry> {
-        self.sequence().entries(0)
+        self.work().flat_map(|(sequence, work)| work.entries(sequence))
     }
 }
 

@@ -12,7 +12,8 @@
 //! * [`StepNeeds`] is what a step would take; [`Step::slot_mapping`] and [`Step::entries`] are for
 //!   kernels and mirrors of tables.
 //! * [`Rewrite`] is an eviction (or a truncation) on its way: pages private to the sequence are
-//!   compacted in place, shared ones are copied first.
+//!   compacted in place, shared ones that are written are copied first. [`Rewrite::begin_moves`] is the
+//!   point of no return.
 //! * [`BlockManager`] is the door: it hands out sequences and steps, and can account for every page.
 //!
 //! What holds after every call, and can be asked for as a report ([`BlockManager::audit`]):
@@ -20,31 +21,37 @@
 //! * every page is free, held or fenced, and `free + held + fenced == total`;
 //! * a page's reference count is the number of table entries that name it;
 //! * a failed call changed nothing;
-//! * a page is not handed out again while a step that may still read it runs.
+//! * a page is not handed out again while a step that may still read it runs;
+//! * what a forgotten guard (`mem::forget`) left is taken back by the next verb that changes its
+//!   sequence, and refused by those that look at it: nobody takes tokens for there that no commit kept.
 
 mod audit;
 mod error;
 mod fill;
 mod forecast;
+mod guard;
 mod manager;
 mod mapping;
+mod moves;
 mod needs;
 mod pool;
 mod rewrite;
 mod sequence;
 mod sharing;
+mod spare;
 mod step;
 mod table;
 mod table_plan;
 
-pub use audit::{Audit, AuditError};
+pub use audit::{Audit, AuditError, Defect};
 pub use error::PlanError;
 pub use forecast::Admission;
 pub use manager::BlockManager;
 pub use mapping::TableEntry;
+pub use moves::{HeadMoves, Pass};
 pub use needs::StepNeeds;
 pub use pool::{Page, PagePool, PoolError, PoolStats, StepId};
-pub use rewrite::Rewrite;
+pub use rewrite::{Moving, Rewrite};
 pub use sequence::{HeadTable, Sequence};
 pub use step::{PageCopy, Step};
 pub use table_plan::TablePlan;

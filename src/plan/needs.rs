@@ -1,6 +1,6 @@
 //! What a step would take.
 
-use super::{Admission, BlockManager, PlanError, PoolStats, Sequence, manager::Shared, sharing};
+use super::{Admission, BlockManager, PagePool, PlanError, Sequence, manager::Shared, sharing};
 use crate::base::sync::Arc;
 
 /// What a step would take, had it been reserved instead of asked for: [`BlockManager::needs`].
@@ -50,13 +50,15 @@ impl Growth {
         self.pages.max(self.largest)
     }
 
-    fn admission(&self, copies: usize, stats: PoolStats) -> Admission {
+    fn admission(&self, copies: usize, pool: &PagePool) -> Admission {
+        let stats = pool.stats();
         if self.least() > stats.total {
             return Admission::Never { needed: self.least(), total: stats.total };
         }
-        match self.pages.saturating_add(copies).saturating_sub(stats.free) {
+        let needed = self.pages.saturating_add(copies);
+        match needed.saturating_sub(stats.free) {
             0 => Admission::Now,
-            missing => Admission::Later { missing },
+            missing => Admission::Later { missing, enough_after: pool.enough_after(needed) },
         }
     }
 }
@@ -69,7 +71,8 @@ impl BlockManager {
     /// which pages are copied depends on who else appends to them.
     ///
     /// # Errors
-    /// A sequence of another manager, one that is named twice, or one that would grow too long.
+    /// A sequence of another manager, one that is named twice, or one that would grow too long; one with
+    /// a forgotten guard ([`Sequence::recover`]).
     ///
     /// A scheduler that makes room before it reserves, and so never holds a refused step:
     ///
@@ -121,6 +124,7 @@ impl BlockManager {
         let members: Vec<(&Sequence, usize)> = members.into_iter().collect();
         for &(sequence, tokens) in &members {
             self.check_owner(sequence)?;
+            sequence.check_closed()?;
             sequence.check_growth(tokens)?;
         }
         let mut addresses: Vec<*const Sequence> =
@@ -130,11 +134,11 @@ impl BlockManager {
             return Err(PlanError::MemberTwice);
         }
         let growth = Growth::of(members.iter().copied());
-        let (copies, stats) = self.shared().with_pool(|pool| {
+        self.with_pool(|pool| {
             let copies = sharing::copied_tails(pool, members.iter().copied())?.len();
-            Ok::<_, PlanError>((copies, pool.stats()))
-        })?;
-        Ok(StepNeeds { growth: growth.pages, copies, admission: growth.admission(copies, stats) })
+            let admission = growth.admission(copies, pool);
+            Ok(StepNeeds { growth: growth.pages, copies, admission })
+        })
     }
 }
 

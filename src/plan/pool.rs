@@ -23,7 +23,7 @@ pub struct StepId(pub u64);
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PoolError {
     /// Fewer pages are free than were asked for.
-    #[error("{needed} pages needed, {free} free ({fenced} more once running steps retire)")]
+    #[error("{needed} pages needed, {free} free{}", waiting(*fenced, *enough_after))]
     OutOfPages {
         /// Pages asked for.
         needed: usize,
@@ -31,6 +31,10 @@ pub enum PoolError {
         free: usize,
         /// Pages freed by steps that have not retired.
         fenced: usize,
+        /// The step whose [retirement](PagePool::retire) would make enough pages free: asked again then,
+        /// the call succeeds, if nobody was faster. `None`: the fenced pages are not enough, and
+        /// somebody has to give pages up.
+        enough_after: Option<StepId>,
     },
     /// The page was freed since this claim was made, or freed twice.
     #[error("stale claim on page {} (generation {}, now {current})", page.id, page.generation)]
@@ -54,6 +58,15 @@ pub enum PoolError {
     /// The bookkeeping of so many pages was not granted memory.
     #[error("no memory for the bookkeeping of {0} pages")]
     OutOfMemory(usize),
+}
+
+/// What a refusal says of the pages behind the fence.
+fn waiting(fenced: usize, enough_after: Option<StepId>) -> String {
+    match (fenced, enough_after) {
+        (0, _) => String::new(),
+        (_, Some(step)) => format!(", {fenced} fenced: enough once step {} retires", step.0),
+        (_, None) => format!(", {fenced} fenced: not enough even once they retire"),
+    }
 }
 
 /// How the pages of a pool are used.
@@ -119,8 +132,12 @@ impl PagePool {
     /// Takes `count` pages with one reference each and appends them to `out`: all or none.
     pub fn take(&mut self, count: usize, out: &mut Vec<Page>) -> Result<(), PoolError> {
         let Some(rest) = self.free.len().checked_sub(count) else {
-            let (free, fenced) = (self.free.len(), self.fence.pages.len());
-            return Err(PoolError::OutOfPages { needed: count, free, fenced });
+            return Err(PoolError::OutOfPages {
+                needed: count,
+                free: self.free.len(),
+                fenced: self.fence.pages.len(),
+                enough_after: self.enough_after(count),
+            });
         };
         let counts = &mut self.counts;
         out.extend(self.free.drain(rest..).rev().map(|id| {
@@ -188,15 +205,30 @@ impl PagePool {
     }
 
     /// Says that no kernel of `step` or of an earlier one runs any more: pages freed until then can be
-    /// taken again. The running step cannot retire; it is ended first. `freed` is told each page.
-    pub fn retire(&mut self, step: StepId, mut freed: impl FnMut(u32)) {
+    /// taken again. The running step cannot retire; it is ended first. `freed` is told each page, once
+    /// all of them are free.
+    pub fn retire(&mut self, step: StepId, freed: impl FnMut(u32)) {
+        let before = self.free.len();
         while let Some(&(freed_in, pages)) = self.fence.batches.front()
             && freed_in <= step
             && freed_in < self.fence.current
         {
             self.fence.batches.pop_front();
-            self.free.extend(self.fence.pages.drain(..pages).rev().inspect(|&page| freed(page)));
+            self.free.extend(self.fence.pages.drain(..pages).rev());
         }
+        self.free[before..].iter().copied().for_each(freed);
+    }
+
+    /// The step after whose retirement `needed` pages can be taken, if all steps until then retire and
+    /// nothing else happens. `None`: not even when all have. The running step has to be
+    /// [ended](Self::end_step) first.
+    pub fn enough_after(&self, needed: usize) -> Option<StepId> {
+        let mut free = self.free.len();
+        let enough = self.fence.batches.iter().find(|(_, pages)| {
+            free += pages;
+            free >= needed
+        });
+        enough.map(|&(step, _)| step)
     }
 
     /// How the pages are used now.
@@ -257,6 +289,7 @@ impl Fence {
 }
 
 /// What the pool's own lists say of one page.
+#[derive(Clone)]
 pub(super) struct Survey {
     pub refs: u32,
     pub generation: u32,

@@ -2,61 +2,114 @@
 
 use std::ops::Range;
 
-use super::{Page, PageCopy, PlanError, Sequence};
-use crate::base::{HeadRewrite, SlotMove, apply_moves};
+use super::{Page, PageCopy, Pass, PlanError, Sequence, guard::Open, moves::HeadWork};
+use crate::base::{HeadRewrite, SlotMove};
 
-/// A rewrite that was granted and waits for the bytes to move.
+/// A rewrite that was granted: the pages that it needs are taken, and nothing else has happened.
+/// Dropped, it gives them back, and the sequence is as it was.
 ///
-/// The engine makes the [`copies`](Self::copies), then the moves, through the tables of
-/// [`sequence`](Self::sequence), and then [`commit`](Self::commit)s. Dropped instead, it leaves the
-/// sequence as it was (**copy-on-compress**: shared pages are never written).
+/// ```text
+/// let moving = rewrite.begin_moves();
+/// for pass in moving.passes() {   the copies of the pass, then the moves of its heads   }
+/// moving.commit();
+/// ```
 #[derive(Debug)]
 #[must_use = "a rewrite that is dropped changes nothing"]
-pub struct Rewrite<'a> {
+pub struct Rewrite<'a>(Granted<'a>);
+
+/// A rewrite whose slots move. The engine makes all of its [`passes`](Self::passes) in their order and
+/// then [`commit`](Self::commit)s.
+///
+/// Moves overwrite slots that the old tables still name, so there is no way back: given up before the
+/// commit, the sequence is [torn](PlanError::Torn), and all that can be done with it is to drop it. Its
+/// pages are accounted for, and what others share with it is untouched (**copy-on-compress**: shared
+/// pages are never written). Only where there is nothing to move does a drop leave it as it was.
+/// Making a pass again changes nothing, so what failed may be repeated before the commit.
+#[derive(Debug)]
+#[must_use = "a rewrite that is given up while slots move loses what the sequence holds"]
+pub struct Moving<'a>(Granted<'a>);
+
+/// Closes the sequence when it goes.
+#[derive(Debug)]
+struct Granted<'a> {
     sequence: &'a mut Sequence,
-    heads: Vec<HeadRewrite>,
+    heads: Vec<HeadWork>,
+    /// Heads of the first pass.
+    first: usize,
     copies: Vec<PageCopy>,
+    /// Copies go to these, which heads of the first pass let go of.
+    reused: Vec<Page>,
     tokens: Option<u32>,
-    done: bool,
+}
+
+/// Which pages of a head stay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stay {
+    /// The first ones, so that moves are the caller's.
+    First,
+    /// Those that copy the fewest shared pages; copies may go to pages that other heads let go of.
+    Sparing,
 }
 
 pub(super) fn begin<'a>(
     sequence: &'a mut Sequence,
     heads: Vec<HeadRewrite>,
     tokens: Option<u32>,
+    stay: Stay,
 ) -> Result<Rewrite<'a>, PlanError> {
     check(sequence, &heads)?;
-    // The pages that moves write to, by head.
-    let mut written: Vec<(usize, usize)> = Vec::new();
-    for rewrite in &heads {
-        let slots = sequence.plan.slots_per_page(rewrite.head);
-        for m in &rewrite.moves {
-            let page = (rewrite.head, m.to as usize / slots);
-            if written.last() != Some(&page) {
-                written.push(page);
-            }
+    let sparing = stay == Stay::Sparing;
+    // A page that nobody shares cannot become shared while the sequence is borrowed; one that is shared
+    // can be left by the others, and is then copied all the same.
+    let shared = shared_pages(sequence, &heads)?;
+    let mut heads: Vec<HeadWork> = (heads.into_iter().zip(shared))
+        .map(|(head, shared)| HeadWork::new(sequence, head, shared, sparing))
+        .collect();
+    let needed: usize = heads.iter().map(|head| head.copied().len()).sum();
+
+    // What heads without copies let go of is free once their moves are made. It has waited for no
+    // step: the moves of this rewrite write in place too, so whatever still reads the sequence's pages
+    // must be ordered before them already, as it is in one stream.
+    let mut reused: Vec<Page> = Vec::new();
+    let mut taken: Vec<Page> = Vec::new();
+    sequence.shared.with_pool(|pool| {
+        let short = needed.saturating_sub(pool.stats().free);
+        if sparing && short > 0 {
+            let giving = heads.iter().filter(|head| head.copied().is_empty());
+            reused.extend(giving.flat_map(|head| head.freed(sequence)).take(short));
         }
-    }
-    let mut pages: Vec<Page> = Vec::new();
-    let shared = sequence.shared.with_pool(|pool| -> Result<_, PlanError> {
-        let mut shared = Vec::new();
-        if sequence.sharing.any() {
-            for &(head, index) in &written {
-                if pool.references(sequence.tables.page(head, index))? > 1 {
-                    shared.push((head, index));
-                }
-            }
-        }
-        pool.take(shared.len(), &mut pages)?;
-        Ok(shared)
+        pool.take(needed - reused.len(), &mut taken)
     })?;
-    let mut copies = Vec::with_capacity(shared.len());
-    for ((head, index), page) in shared.into_iter().zip(pages) {
-        let from = sequence.tables.page(head, index).id;
-        copies.push(PageCopy { head, from, to: page.id });
-        sequence.replace(head, index, page);
+    let first = if reused.is_empty() {
+        heads.len()
+    } else {
+        heads.sort_by_key(|head| !head.copied().is_empty());
+        heads.partition_point(|head| head.copied().is_empty())
+    };
+    let mut copies = Vec::with_capacity(needed);
+    let mut targets = taken.iter().chain(&reused).copied();
+    for head in &mut heads {
+        let copied = head.copied();
+        head.lay(sequence, &copied, &mut targets, &mut copies);
     }
-    Ok(Rewrite { sequence, heads, copies, tokens, done: false })
+    sequence.open = Open::Rewrite { taken };
+    Ok(Rewrite(Granted { sequence, heads, first, copies, reused, tokens }))
+}
+
+/// For each head which of its pages others hold too; empty where there is none.
+fn shared_pages(sequence: &Sequence, heads: &[HeadRewrite]) -> Result<Vec<Vec<bool>>, PlanError> {
+    if !sequence.sharing.any() {
+        return Ok(vec![Vec::new(); heads.len()]);
+    }
+    sequence.shared.with_pool(|pool| {
+        let of_head = |rewrite: &HeadRewrite| {
+            let pages = sequence.tables.pages(rewrite.head);
+            let shared = pages.map(|page| Ok(pool.references(page)? > 1));
+            let shared: Vec<bool> = shared.collect::<Result<_, PlanError>>()?;
+            Ok(if shared.contains(&true) { shared } else { Vec::new() })
+        };
+        heads.iter().map(of_head).collect()
+    })
 }
 
 /// Refuses what does not fit: every index that a store will be given is checked here.
@@ -88,60 +141,75 @@ fn check(sequence: &Sequence, heads: &[HeadRewrite]) -> Result<(), PlanError> {
     Ok(())
 }
 
-impl Rewrite<'_> {
-    /// The sequence with its tables as they are before the cut.
-    pub fn sequence(&self) -> &Sequence {
-        self.sequence
+impl<'a> Rewrite<'a> {
+    /// Shared pages that the rewrite copies.
+    pub fn pages_copied(&self) -> usize {
+        self.0.copies.len()
     }
 
-    /// What happens to each head.
-    pub fn heads(&self) -> &[HeadRewrite] {
-        &self.heads
-    }
-
-    /// Copies to make before the moves: pages that would be written and that others share.
-    pub fn copies(&self) -> &[PageCopy] {
-        &self.copies
-    }
-
-    /// Publishes the new tables and frees the pages that are no longer needed through the fence;
-    /// returns the ids the tables let go of, which others may still share.
-    pub fn commit(mut self) -> Vec<u32> {
-        self.done = true;
-        let sequence = &mut *self.sequence;
-        let mut dropped = Vec::new();
-        sequence.publish(&self.heads, self.tokens.unwrap_or(sequence.tokens), &mut dropped);
-        let freed = dropped.iter().map(|page| page.id).collect();
-        sequence.forget_replaced(&mut dropped);
-        sequence.shared.give(&dropped);
-        freed
+    /// Hands out the moves. From here on the rewrite is committed or the sequence is lost.
+    pub fn begin_moves(self) -> Moving<'a> {
+        let Self(granted) = self;
+        if granted.heads.iter().any(|head| !head.moves.is_empty()) {
+            let taken = granted.sequence.open.take_pages();
+            granted.sequence.open = Open::Moves { taken };
+        }
+        Moving(granted)
     }
 }
 
-impl Drop for Rewrite<'_> {
-    fn drop(&mut self) {
-        if self.done {
-            return;
-        }
+impl Moving<'_> {
+    /// What is to be done, in this order: one pass after another, in each of them the copies first, and
+    /// then the moves. The second pass, if there is one, copies into pages that heads of the first have
+    /// let go of.
+    pub fn passes(&self) -> impl Iterator<Item = Pass<'_>> {
+        let Granted { sequence, heads, first, copies, .. } = &self.0;
+        let (now, later) = heads.split_at(*first);
+        let (copies_now, copies_later) =
+            if later.is_empty() { (&copies[..], &[][..]) } else { (&[][..], &copies[..]) };
+        let passes = [(now, copies_now), (later, copies_later)];
+        let passes = passes.into_iter().filter(|(heads, _)| !heads.is_empty());
+        passes.map(|(heads, copies)| Pass { sequence, copies, heads })
+    }
+
+    /// What happens to each head.
+    pub(super) fn work(&self) -> impl Iterator<Item = (&Sequence, &HeadWork)> {
+        let Granted { sequence, heads, .. } = &self.0;
+        heads.iter().map(|work| (&**sequence, work))
+    }
+
+    /// Publishes the new tables and frees the pages that are no longer needed through the fence;
+    /// returns the ids that the tables let go of, copied ones among them. Others may still share them.
+    pub fn commit(mut self) -> Vec<u32> {
+        let Granted { sequence, heads, reused, tokens, .. } = &mut self.0;
         let mut dropped = Vec::new();
-        self.sequence.restore(&mut dropped);
-        self.sequence.shared.give(&dropped);
+        sequence.publish(heads, tokens.unwrap_or(sequence.tokens), &mut dropped);
+        sequence.open = Open::Nothing;
+        dropped.retain(|page| !reused.contains(page));
+        sequence.shared.give(&dropped);
+        dropped.iter().map(|page| page.id).collect()
+    }
+}
+
+impl Drop for Granted<'_> {
+    fn drop(&mut self) {
+        self.sequence.take_back();
     }
 }
 
 impl Sequence {
     /// Makes the tables and positions those after a rewrite that leaves `tokens` tokens; pages that fall
     /// off go to `dropped`.
-    fn publish(&mut self, heads: &[HeadRewrite], tokens: u32, dropped: &mut Vec<Page>) {
-        for HeadRewrite { head, slots_after, moves } in heads {
-            let (head, kept) = (*head, *slots_after as u32);
-            let lost = tokens - kept;
+    fn publish(&mut self, heads: &[HeadWork], tokens: u32, dropped: &mut Vec<Page>) {
+        for work in heads {
+            let (head, kept) = (work.head, work.slots_after);
+            let lost = tokens - kept as u32;
             let state = &self.heads[head];
-            let cut_in_run = moves.is_empty() && lost == state.lost;
-            if !cut_in_run || *slots_after < state.listed.len() {
+            let cut_in_run = !work.reorders() && lost == state.lost;
+            if !cut_in_run || kept < state.listed.len() {
                 let table = self.head(head);
                 let mut positions = table.positions.to_vec(table.slots);
-                apply_moves(&mut positions, moves, *slots_after);
+                work.apply_to(&mut positions);
                 // What is as if appended need not be listed.
                 let mut pairs = positions.iter().enumerate();
                 let last = pairs.rposition(|(slot, &p)| p as usize != slot + lost as usize);
@@ -149,8 +217,7 @@ impl Sequence {
                 self.heads[head].listed = positions.into_boxed_slice();
             }
             self.heads[head].lost = lost;
-            let pages = slots_after.div_ceil(self.plan.slots_per_page(head));
-            self.tables.truncate(head, pages, dropped);
+            work.publish(&mut self.tables, dropped);
             self.update_origin(head);
         }
         self.tokens = tokens;

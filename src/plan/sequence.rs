@@ -1,8 +1,8 @@
 //! Sequences: owned handles on head tables.
 
 use super::{
-    Page, PlanError, TablePlan, fill::FillOrder, manager::Shared, needs, sharing::Sharing,
-    table::Tables,
+    Page, PlanError, TablePlan, fill::FillOrder, guard::Open, manager::Shared, needs,
+    sharing::Sharing, table::Tables,
 };
 use crate::base::{Positions, sync::Arc};
 
@@ -46,9 +46,11 @@ pub struct Sequence {
     pub(super) origins: Vec<i64>,
     pub(super) tokens: u32,
     pub(super) sharing: Sharing,
-    /// Claims that an open step or rewrite replaced by private copies. They are the sequence's until
-    /// the copy is known to be made, and dropped with it if it never is.
+    /// Claims that an open step replaced by private copies. They are the sequence's until the copy is
+    /// known to be made, and dropped with it if it never is.
     pub(super) replaced: Vec<Replaced>,
+    /// What a guard that is not closed has done.
+    pub(super) open: Open,
 }
 
 /// What evictions left of a head. Tokens that came after the last one are not counted here: every head
@@ -82,6 +84,7 @@ impl Sequence {
             tokens: 0,
             sharing: Sharing::default(),
             replaced: Vec::new(),
+            open: Open::Nothing,
         }
     }
 
@@ -161,9 +164,10 @@ impl Sequence {
         self.fills.count(&self.plan, self.tokens(), tokens)
     }
 
-    /// Counts `tokens` more tokens in every head; heads that fill take pages of `pages`, which has
-    /// [`growth`](Self::growth) at least.
+    /// Counts `tokens` more tokens in every head, for a step that is open now; heads that fill take pages
+    /// of `pages`, which has [`growth`](Self::growth) at least.
     pub(super) fn extend(&mut self, tokens: usize, pages: &mut impl Iterator<Item = Page>) {
+        self.open = Open::Step { tokens };
         let before = self.tokens();
         self.tokens += tokens as u32;
         if self.fills.fits(before as u32, tokens) {
@@ -210,8 +214,9 @@ impl Sequence {
         }
     }
 
-    /// Lets go of the replaced claims: the copies are made.
+    /// Lets go of the replaced claims: the copies are made, and the step is closed.
     pub(super) fn forget_replaced(&mut self, dropped: &mut Vec<Page>) {
+        self.open = Open::Nothing;
         dropped.extend(self.replaced.drain(..).map(|r| r.page));
     }
 }
@@ -219,6 +224,7 @@ impl Sequence {
 impl Drop for Sequence {
     fn drop(&mut self) {
         let mut pages: Vec<Page> = self.tables.all().collect();
+        pages.extend(self.open.take_pages());
         self.forget_replaced(&mut pages);
         self.shared.give(&pages);
     }

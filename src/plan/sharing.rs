@@ -39,10 +39,9 @@ impl Sharing {
         self.tails.load(Relaxed)
     }
 
-    /// Says that all partial last pages are private until the next fork; returns whether they were
-    /// known to be.
-    pub fn settle(&mut self) -> bool {
-        std::mem::take(self.tails.get_mut())
+    /// Says that all partial last pages are private until the next fork.
+    pub fn settle(&mut self) {
+        *self.tails.get_mut() = false;
     }
 
     /// Other pages, full or replaced ones, became the last: they may be shared if any page may.

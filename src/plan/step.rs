@@ -36,15 +36,15 @@ pub struct Step<'a> {
 struct Append<'a> {
     sequence: &'a mut Sequence,
     tokens: usize,
-    /// Whether its partial pages may be shared again if the step is rolled back.
-    shared: bool,
 }
 
 impl<'a> Append<'a> {
     fn new(sequence: &'a mut Sequence, tokens: usize) -> Self {
-        // Whoever appends has its partial pages for itself from now on.
-        let shared = tokens > 0 && sequence.sharing.settle();
-        Self { sequence, tokens, shared }
+        if tokens > 0 {
+            // Whoever appends has its partial pages for itself from now on.
+            sequence.sharing.settle();
+        }
+        Self { sequence, tokens }
     }
 }
 
@@ -125,14 +125,6 @@ impl Step<'_> {
 
 impl Drop for Step<'_> {
     fn drop(&mut self) {
-        for append in &mut self.appends {
-            let mut dropped = Vec::new();
-            append.sequence.retract(append.tokens, &mut dropped);
-            append.sequence.restore(&mut dropped);
-            if append.shared {
-                append.sequence.sharing.unsettle();
-            }
-            append.sequence.shared.give(&dropped);
-        }
+        self.appends.iter_mut().for_each(|append| append.sequence.take_back());
     }
 }

@@ -1,5 +1,7 @@
 //! Where the bytes of a cache are.
 
+use std::collections::HashSet;
+
 use half::f16;
 use serde::Serialize;
 
@@ -145,7 +147,8 @@ impl MemoryReport {
     /// proportion to the pool's pages. Pages of sequences that are not given are
     /// [`unlisted_pages`](Self::unlisted_pages).
     ///
-    /// Refuses sequences whose tables cannot be of this cache.
+    /// # Errors
+    /// A sequence of another cache, listed twice, or with a forgotten step.
     pub fn of<'a>(
         cache: &KvCache,
         sequences: impl IntoIterator<Item = &'a KvSequence>,
@@ -158,9 +161,12 @@ impl MemoryReport {
             MetadataBytes { pool: cache.manager().metadata_bytes(), ..Default::default() };
         let mut alternatives = Alternatives::default();
         let mut reports = Vec::new();
+        let mut listed = HashSet::new();
         for sequence in sequences {
-            if sequence.tables().plan().heads() != shape.heads() {
-                return Err(PlanError::ForeignSequence.into());
+            cache.check_owner(sequence)?;
+            sequence.tables().check_closed()?;
+            if !listed.insert(std::ptr::from_ref(sequence)) {
+                return Err(PlanError::ListedTwice.into());
             }
             for (head, table) in sequence.tables().heads().enumerate() {
                 tally

@@ -221,6 +221,18 @@ fn sequences_left_out_are_unlisted_and_foreign_ones_refused() {
     append(&mut small, &mut first, 1).unwrap();
     let twin = cache(shape(), 8, uniform(), 10);
     assert_eq!(MemoryReport::of(&twin, [&first]).unwrap_err(), foreign);
+    // Within the pool's ids, and the pool holds as many pages.
+    let mut twin = twin;
+    let mut second = twin.sequence();
+    append(&mut twin, &mut second, 1).unwrap();
+    assert_eq!(MemoryReport::of(&twin, [&first]).unwrap_err(), foreign);
+    let twice = CacheError::Plan(PlanError::ListedTwice);
+    assert_eq!(MemoryReport::of(&twin, [&second, &second]).unwrap_err(), twice);
+    std::mem::forget(twin.step([(&mut second, 1)]).unwrap());
+    let open = CacheError::Plan(PlanError::OpenGuard);
+    assert_eq!(MemoryReport::of(&twin, [&second]).unwrap_err(), open);
+    second.recover().unwrap();
+    MemoryReport::of(&twin, [&second]).unwrap();
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub fn decode_loop_agrees(
     for step in lengths {
         for (s, (sequence, &tokens)) in sequences.iter_mut().zip(step).enumerate() {
             if tokens < sequence.tokens() {
-                let freed = manager.truncate(sequence, tokens).unwrap().commit();
+                let freed = manager.truncate(sequence, tokens).unwrap().begin_moves().commit();
                 device.poison(&freed).unwrap();
                 host.poison(&freed).unwrap();
             }

@@ -109,10 +109,10 @@ impl Engine<'_> {
         self.data.copy_pages(&pairs, &self.stream).unwrap();
     }
 
-    /// The device's tables of a sequence, from table `at` on, and where each starts.
-    fn tables(&mut self, at: usize, sequence: &Sequence) -> Vec<u32> {
-        for (h, table) in sequence.heads().enumerate() {
-            self.mirror.set(at + h, table.pages).unwrap();
+    /// The device's tables of all heads, from table `at` on, and where each starts.
+    fn tables<'a>(&mut self, at: usize, heads: impl Iterator<Item = &'a [u32]>) -> Vec<u32> {
+        for (h, pages) in heads.enumerate() {
+            self.mirror.set(at + h, pages).unwrap();
         }
         self.mirror.sync(&mut self.staging, &self.stream).unwrap();
         (0..HEADS).map(|h| self.mirror.extent(at + h).unwrap().offset).collect()
@@ -141,7 +141,7 @@ impl Engine<'_> {
     fn prefill(&mut self, sequence: &Sequence) {
         let layout = self.layout();
         let query_heads = HEADS * GROUP;
-        let tables = self.tables(0, sequence);
+        let tables = self.tables(0, sequence.heads().map(|table| table.pages));
         let q: Vec<f32> = self.noise.values(PROMPT * query_heads * DIM);
         let queries = self.put(&q);
         let out = self.put(&vec![f32::NAN; q.len()]);
@@ -260,7 +260,7 @@ impl Engine<'_> {
 
         let (kernels, stream) = (self.kernels, Arc::clone(&self.stream));
         let mut evictor = Evictor::new(kernels, &self.specialisation, &stream).unwrap();
-        let starts = self.tables(HEADS, sequence);
+        let starts = self.tables(HEADS, sequence.heads().map(|table| table.pages));
         let evictable = policy.evictable(sequence.tokens());
         let (begin, end) = (evictable.start as u32, evictable.end as u32);
         let priced: Vec<PriceHead> = starts
@@ -300,10 +300,13 @@ impl Engine<'_> {
             slots_after: after(head),
             moves,
         });
-        let rewrite = manager.rewrite(sequence, rewrites.collect()).unwrap();
-        assert!(rewrite.copies().len() > 1, "nothing was shared");
-        self.copy(rewrite.copies());
-        let written = self.tables(2 * HEADS, rewrite.sequence());
+        let moving = manager.rewrite(sequence, rewrites.collect()).unwrap().begin_moves();
+        let mut passes = moving.passes();
+        let pass = passes.next().unwrap();
+        assert!(passes.next().is_none(), "the moves run in one launch");
+        assert!(pass.copies().len() > 1, "nothing was shared");
+        self.copy(pass.copies());
+        let written = self.tables(2 * HEADS, pass.heads().map(|head| head.pages()));
         let tables: Vec<MovedTable> = starts
             .iter()
             .zip(written)
@@ -319,11 +322,12 @@ impl Engine<'_> {
             assert_eq!(error.to_string(), "tables of selected heads: 1, expected 2");
             evictor.compact(&tables, arena, ids, data, staging, &stream).unwrap();
         }
-        for (table, head) in rewrite.sequence().heads().zip(planned.heads()) {
-            let table = TablePages { pages: table.pages, layout: &layout };
+        for head in pass.heads() {
+            let table = TablePages { pages: head.pages(), layout: &layout };
             self.host.move_slots(table, head.moves()).unwrap();
         }
-        rewrite.commit();
+        drop(passes);
+        moving.commit();
         let (mut scores, mut positions): (Vec<_>, Vec<_>) = known.into_iter().unzip();
         planned.apply_to(&mut scores).unwrap();
         planned.apply_to(&mut positions).unwrap();

@@ -1,10 +1,13 @@
 //! The cache against plain vectors of K and V and the textbook formula.
 
 mod cases;
+mod guards;
 mod needs;
 mod scores;
+mod shared;
+mod windows;
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use proptest::prelude::*;
 
@@ -13,6 +16,7 @@ use crate::{
     evict::{Budget, EvictError, Policy, ScorerKind},
     format::{PageFormat, SlotFormat},
     plan::PoolError,
+    store::TablePages,
 };
 
 /// A model with two layers and ragged query groups, and everything it ever appended.
@@ -244,4 +248,19 @@ fn prefilled(
         model.step(cache, &mut [(&mut sequence, &mut history, chunk)], 0.02).unwrap();
     }
     (sequence, history)
+}
+
+/// What a sequence holds: for each head the decoded K and V of each position, bit for bit.
+fn held(cache: &KvCache, sequence: &KvSequence) -> Vec<BTreeMap<u32, Vec<u32>>> {
+    let head_dim = cache.shape().head_dim();
+    let of_head = |(head, table): (usize, crate::plan::HeadTable<'_>)| {
+        let pages = TablePages { pages: table.pages, layout: sequence.layouts().of(head) };
+        let mut k = vec![0.0; table.slots * head_dim];
+        let mut v = k.clone();
+        cache.store().read(pages, 0, &mut k, &mut v).unwrap();
+        let rows = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate();
+        let bits = |row: (&[f32], &[f32])| row.0.iter().chain(row.1).map(|x| x.to_bits()).collect();
+        rows.map(|(slot, row)| (table.position(slot) as u32, bits(row))).collect()
+    };
+    sequence.tables().heads().enumerate().map(of_head).collect()
 }

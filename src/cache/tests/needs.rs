@@ -43,7 +43,10 @@ fn needs_are_what_the_step_takes() {
             }
             Err(CacheError::Plan(PlanError::Pool(PoolError::OutOfPages { needed, .. }))) => {
                 assert_eq!(needed, needs.pages());
-                assert_eq!(needs.admission, Admission::Later { missing: needed - free });
+                assert_eq!(
+                    needs.admission,
+                    Admission::Later { missing: needed - free, enough_after: None }
+                );
                 refused += 1;
             }
             Err(CacheError::Plan(PlanError::NeverFits { needed, total })) => {
@@ -60,7 +63,7 @@ fn needs_are_what_the_step_takes() {
 #[test]
 fn sequences_of_another_cache_need_nothing_here() {
     let model = Model::new(3);
-    let mut cache = cache(&model, mixed(), 30);
+    let cache = cache(&model, mixed(), 30);
     let foreign = super::cache(&model, mixed(), 30).sequence();
     let refused = cache.needs([(&foreign, 1)]);
     assert_eq!(refused, Err(PlanError::ForeignSequence.into()));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::evict::{HeadContext, Needs, Score, Scorer, scorer::KvCompress};
 
-fn all_scores(sequence: &KvSequence) -> Vec<Vec<Score>> {
+pub(super) fn all_scores(sequence: &KvSequence) -> Vec<Vec<Score>> {
     let heads = 0..sequence.tables().plan().heads();
     heads.map(|head| sequence.scores(head).unwrap().to_vec()).collect()
 }
@@ -243,7 +243,7 @@ fn a_step_that_is_dropped_leaves_no_trace() {
         Err(CacheError::WrongLength { what: "q", .. })
     ));
     let error = step.commit().unwrap_err();
-    assert_eq!(error, CacheError::LayerOrder { got: 2, expected: 1, layers: 2 });
+    assert_eq!(error, CacheError::MissingLayers { given: 1, layers: 2 });
     assert_eq!((sequence.tokens(), sequence.tables().pages()), (10, pages));
     assert_eq!(cache.stats().free, free);
     assert_eq!(all_scores(&sequence), scores);

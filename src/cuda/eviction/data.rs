@@ -53,7 +53,7 @@ impl SlotData {
 
     /// Queues copies of the data of whole pages within the pool, as `CudaStore::copy_pages` copies their
     /// bytes: the private copies of a [step](crate::plan::Step::copies) or a
-    /// [rewrite](crate::plan::Rewrite::copies).
+    /// [rewrite](crate::plan::Pass::copies).
     ///
     /// # Errors
     /// [`CudaError::OutOfBounds`] for pages that are not there.

@@ -197,8 +197,8 @@ impl Evictor {
     /// writes (**copy-on-compress**), the planner says so between the two:
     ///
     /// ```text
-    /// select;  moves ──> BlockManager::rewrite;  its copies: of page bytes, and SlotData::copy_pages;
-    /// its tables to the device;  compact;  commit
+    /// select;  moves ──> BlockManager::rewrite, begin_moves;  its one pass: copies of page bytes, and
+    /// SlotData::copy_pages;  its pages to the device;  compact;  commit
     /// ```
     ///
     /// Afterwards all that lies behind a head's `slots - dying` is dead.

@@ -364,7 +364,7 @@ fn admit(
             let (slots_after, moves) = (kept.slots, kept.moves.clone());
             HeadRewrite { head, slots_after, moves }
         });
-        manager.rewrite(&mut sequence, rewrites.collect())?.commit();
+        manager.rewrite(&mut sequence, rewrites.collect())?.begin_moves().commit();
         // Nothing on the device has seen these pages.
         manager.retire(manager.end_step());
     }

@@ -83,7 +83,7 @@ impl Cache {
         let done = (self.sequences.par_iter_mut().zip(rewrites))
             .map(|(sequence, rewrites)| {
                 let moved = rewrites.iter().map(|rewrite| rewrite.moves.len()).sum();
-                let pages = manager.rewrite(sequence, rewrites)?.commit().len();
+                let pages = manager.rewrite(sequence, rewrites)?.begin_moves().commit().len();
                 Ok(Evicted { pages, moved })
             })
             .try_reduce(Evicted::default, |a, b| {

@@ -1,5 +1,8 @@
 //! The planner: against a model, and case by case.
 
+mod accounts;
 mod cases;
+mod guards;
 mod model;
+mod sparing;
 mod steps;

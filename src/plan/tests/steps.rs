@@ -99,7 +99,7 @@ fn who_has_most_slots_writes_in_place() {
     let manager = BlockManager::new(8).unwrap();
     let mut long = grown(&manager, &[4], 7);
     let mut short = manager.fork(&long).unwrap();
-    manager.truncate(&mut short, 5).unwrap().commit();
+    manager.truncate(&mut short, 5).unwrap().begin_moves().commit();
     let tail = long.head(0).pages[1];
     for short_first in [true, false] {
         let members = if short_first {
@@ -132,7 +132,7 @@ fn nobody_writes_what_an_idle_holder_reads() {
     let mut longer = manager.fork(&idle).unwrap();
     append(&manager, &mut longer, 2);
     let mut behind = manager.fork(&longer).unwrap();
-    manager.truncate(&mut behind, 7).unwrap().commit();
+    manager.truncate(&mut behind, 7).unwrap().begin_moves().commit();
     let step = manager.reserve([(&mut behind, 1), (&mut longer, 1)]).unwrap();
     assert_eq!((step.copies().len(), step.pages_taken()), (1, 2));
     step.commit();
@@ -164,11 +164,17 @@ fn copies_of_shared_pages_are_in_every_forecast() {
     assert_eq!(BlockManager::forecast([&original], 2), [256, 0]);
     assert_eq!(BlockManager::forecast([&original, &fork], 2), [256, 0]);
     let needs = manager.needs([(&original, 1)]).unwrap();
-    let expected =
-        StepNeeds { growth: 0, copies: 256, admission: Admission::Later { missing: 248 } };
+    let expected = StepNeeds {
+        growth: 0,
+        copies: 256,
+        admission: Admission::Later { missing: 248, enough_after: None },
+    };
     assert_eq!(needs, expected);
     let error = manager.reserve([(&mut original, 1)]).unwrap_err();
-    assert_eq!(error, PoolError::OutOfPages { needed: 256, free: 8, fenced: 0 }.into());
+    assert_eq!(
+        error,
+        PoolError::OutOfPages { needed: 256, free: 8, fenced: 0, enough_after: None }.into()
+    );
     let alone = manager.needs([(&original, 1), (&fork, 1)]).unwrap();
     assert_eq!((alone.growth, alone.copies), (0, 256));
     drop(fork);
@@ -195,8 +201,8 @@ fn sharing_is_known_without_asking() {
     assert_eq!(known([&alone, &original, &fork, &grandchild]), [false, false, true, true]);
 
     // A full page that others hold may become the last one.
-    manager.truncate(&mut original, 3).unwrap().commit();
-    manager.truncate(&mut alone, 3).unwrap().commit();
+    manager.truncate(&mut original, 3).unwrap().begin_moves().commit();
+    manager.truncate(&mut alone, 3).unwrap().begin_moves().commit();
     assert_eq!(known([&alone, &original, &fork, &grandchild]), [false, true, true, true]);
     let step = manager.reserve([(&mut original, 1)]).unwrap();
     assert_eq!(step.copies().len(), 2);
@@ -260,9 +266,9 @@ fn tables_shrink() {
     let mut sequence = grown(&manager, &[1, 1, 1], 1000);
     let full = sequence.metadata_bytes();
     // A quarter of the pages: still worth keeping the room.
-    manager.truncate(&mut sequence, 400).unwrap().commit();
+    manager.truncate(&mut sequence, 400).unwrap().begin_moves().commit();
     assert_eq!(sequence.metadata_bytes(), full);
-    manager.truncate(&mut sequence, 10).unwrap().commit();
+    manager.truncate(&mut sequence, 10).unwrap().begin_moves().commit();
     assert!(sequence.metadata_bytes() < full / 20, "{}", sequence.metadata_bytes());
     append(&manager, &mut sequence, 5);
     manager.audit([&sequence]).unwrap();
@@ -275,7 +281,7 @@ fn tokens_after_an_eviction_are_not_listed() {
     let mut sequence = grown(&manager, &SLOTS, 12);
     let moves = vec![crate::base::SlotMove { from: 11, to: 5 }];
     let head = HeadRewrite { head: 1, slots_after: 8, moves };
-    manager.rewrite(&mut sequence, vec![head]).unwrap().commit();
+    manager.rewrite(&mut sequence, vec![head]).unwrap().begin_moves().commit();
     let evicted = sequence.metadata_bytes();
     append(&manager, &mut sequence, 3);
     assert_eq!(sequence.metadata_bytes(), evicted);
@@ -284,16 +290,16 @@ fn tokens_after_an_eviction_are_not_listed() {
     assert_eq!(table.positions, Positions::Appended { list, run: 12 });
     assert_eq!((table.slots, table.position(5), table.position(10)), (11, 11, 14));
 
-    let rewrite = manager.truncate(&mut sequence, 13).unwrap();
-    assert!(rewrite.heads().iter().all(|head| head.moves.is_empty()));
-    rewrite.commit();
+    let moving = manager.truncate(&mut sequence, 13).unwrap().begin_moves();
+    assert!(moving.passes().flat_map(|pass| pass.heads()).all(|head| head.moves().is_empty()));
+    moving.commit();
     assert_eq!(sequence.head(1).positions, Positions::Appended { list, run: 12 });
     assert_eq!(sequence.head(1).slots, 9);
     // Further back there is a hole at token 5, and before it nothing was ever evicted.
-    manager.truncate(&mut sequence, 6).unwrap().commit();
+    manager.truncate(&mut sequence, 6).unwrap().begin_moves().commit();
     let list = &[0, 1, 2, 3, 4][..];
     assert_eq!(sequence.head(1).positions, Positions::Appended { list, run: 6 });
-    manager.truncate(&mut sequence, 5).unwrap().commit();
+    manager.truncate(&mut sequence, 5).unwrap().begin_moves().commit();
     assert_eq!(sequence.head(1).positions, Positions::Identity);
     manager.audit([&sequence]).unwrap();
 }

@@ -1,0 +1,72 @@
+//! Guards that are neither committed nor dropped.
+//!
+//! A step or a rewrite borrows its sequence, but safe code can forget it (`mem::forget`), and the borrow
+//! ends. So what a guard did is written down in the sequence itself: whoever finds it there knows that no
+//! guard is left, takes it back and goes on, or refuses.
+
+use super::{Page, PlanError, Sequence};
+
+/// What an open guard has done to a sequence.
+#[derive(Debug, Default)]
+pub(super) enum Open {
+    /// There is no guard.
+    #[default]
+    Nothing,
+    /// A step: the tables count these tokens already, and claims may be replaced by private copies.
+    Step { tokens: usize },
+    /// A rewrite took these pages. The tables know nothing of it.
+    Rewrite { taken: Vec<Page> },
+    /// The rewrite's moves were handed out: slots may be overwritten.
+    Moves { taken: Vec<Page> },
+    /// Such a rewrite was given up.
+    Torn,
+}
+
+impl Open {
+    /// The pages that a rewrite holds beside the tables; they are then the caller's.
+    pub fn take_pages(&mut self) -> Vec<Page> {
+        match self {
+            Self::Rewrite { taken } | Self::Moves { taken } => std::mem::take(taken),
+            Self::Nothing | Self::Step { .. } | Self::Torn => Vec::new(),
+        }
+    }
+}
+
+impl Sequence {
+    /// Takes back what a step or a rewrite left that was forgotten (`mem::forget`) instead of committed
+    /// or dropped; where there is none, it does nothing. Every verb that changes a sequence does this
+    /// first.
+    ///
+    /// # Errors
+    /// [`PlanError::Torn`] if the moves of the rewrite were handed out.
+    pub fn recover(&mut self) -> Result<(), PlanError> {
+        self.take_back();
+        if matches!(self.open, Open::Torn) { Err(PlanError::Torn) } else { Ok(()) }
+    }
+
+    /// Whether no guard is open, for those who only look.
+    pub(crate) fn check_closed(&self) -> Result<(), PlanError> {
+        match self.open {
+            Open::Nothing => Ok(()),
+            Open::Torn => Err(PlanError::Torn),
+            Open::Step { .. } | Open::Rewrite { .. } | Open::Moves { .. } => {
+                Err(PlanError::OpenGuard)
+            }
+        }
+    }
+
+    /// What dropping a guard does.
+    pub(super) fn take_back(&mut self) {
+        let mut dropped = self.open.take_pages();
+        match std::mem::take(&mut self.open) {
+            Open::Nothing | Open::Rewrite { .. } => {}
+            Open::Step { tokens } => {
+                self.retract(tokens, &mut dropped);
+                self.restore(&mut dropped);
+                self.sharing.unsettle();
+            }
+            Open::Moves { .. } | Open::Torn => self.open = Open::Torn,
+        }
+        self.shared.give(&dropped);
+    }
+}
