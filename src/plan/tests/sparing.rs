@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::model::{Bytes, Held, SLOTS, dies, eviction};
+use super::bytes::{Bytes, Held, SLOTS, dies, eviction};
 use crate::{
     base::{Positions, compact},
     plan::*,
