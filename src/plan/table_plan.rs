@@ -28,8 +28,11 @@ impl TablePlan {
         let slots: Vec<usize> = slots_per_page.into_iter().collect();
         let sizes = 1..=1usize << 16;
         let heads = slots.len();
-        if !sizes.contains(&heads) || slots.iter().any(|s| !sizes.contains(s)) {
+        if !sizes.contains(&heads) {
             return Err(PlanError::BadTablePlan { heads });
+        }
+        if let Some(head) = slots.iter().position(|slots| !sizes.contains(slots)) {
+            return Err(PlanError::BadPageSlots { head, slots: slots[head] });
         }
         let slots_per_page: Box<[u32]> = slots.into_iter().map(|s| s as u32).collect();
         let mut by_slots: Vec<u16> = (0..heads).map(|head| head as u16).collect();

@@ -152,16 +152,23 @@ fn an_audit_finds_a_claim_from_an_earlier_life() {
 fn an_audit_finds_a_table_that_does_not_fit() {
     let manager = BlockManager::new(8).unwrap();
     let mut sequence = sequence_of(&manager, 5);
-    sequence.tokens += 1;
-    let table = Defect::Table { head: 0, slots: 5, pages: 2, positions: 5, tokens: 6 };
-    assert_eq!(manager.audit([&sequence]), Err(AuditError::Defect(table)));
-    sequence.tokens -= 2;
-    assert!(matches!(manager.audit([&sequence]), Err(AuditError::Defect(Defect::Table { .. }))));
-    sequence.tokens += 1;
+    let wrong = |sequence: &Sequence, slots, pages, positions| {
+        let table = Defect::Table { head: 1, slots, pages, positions, tokens: sequence.tokens() };
+        assert_eq!(manager.audit([sequence]), Err(AuditError::Defect(table)));
+    };
+    // More slots, or fewer, than its pages are for; more tokens lost than there were.
+    for (lost, slots) in [(1, 4), (6, 0)] {
+        sequence.heads[1].lost = lost;
+        wrong(&sequence, slots, 2, 0);
+    }
+    sequence.heads[1].lost = 0;
+    // More positions than slots.
+    sequence.heads[1].listed = (0..6).collect();
+    wrong(&sequence, 5, 2, 6);
+    sequence.heads[1].listed = Box::default();
     let mut cut = Vec::new();
     sequence.tables.truncate(1, 1, &mut cut);
-    let table = Defect::Table { head: 1, slots: 5, pages: 1, positions: 5, tokens: 5 };
-    assert_eq!(manager.audit([&sequence]), Err(AuditError::Defect(table)));
+    wrong(&sequence, 5, 1, 0);
     sequence.tables.push(1, cut[0]);
     manager.audit([&sequence]).unwrap();
 }

@@ -1,6 +1,7 @@
 //! The planner: against a model, and case by case.
 
 mod accounts;
+mod bytes;
 mod cases;
 mod guards;
 mod model;

@@ -2,11 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::model::{Bytes, Held, SLOTS, dies, eviction};
-use crate::{
-    base::{Positions, compact},
-    plan::*,
-};
+use super::bytes::{Bytes, Held, SLOTS, dies, eviction};
+use crate::{base::compact, plan::*};
 
 /// Takes all pages that are free.
 fn hog(manager: &BlockManager) -> Sequence {
@@ -62,7 +59,8 @@ fn whole_pages_leave_a_full_pool_without_a_copy() {
         assert_eq!(values, [0, 1, 2, 3, 12, 13, 14, 15]);
         assert_eq!(moving.commit().len(), 4);
         assert_eq!(sequence.head(1).pages, [ids[0], ids[3]]);
-        let Positions::Explicit(positions) = sequence.head(1).positions else { panic!() };
+        let table = sequence.head(1);
+        let positions = table.positions.to_vec(table.slots);
         assert_eq!(positions, [0, 1, 2, 3, 12, 13, 14, 15]);
     }
     let audit = manager.audit([&fork, &original]).unwrap();

@@ -1,6 +1,6 @@
 //! What steps take, share and tell, against plain computations and case by case.
 
-use super::model::SLOTS;
+use super::bytes::SLOTS;
 use crate::{base::Positions, plan::*};
 
 /// Growth and copies of a step of `members`, from the tables of all sequences alone.
@@ -216,14 +216,16 @@ fn sharing_is_known_without_asking() {
     assert_eq!(known([&alone, &original, &fork, &fork]), [false; 4]);
 }
 
-/// A fork that is made of a member while its step is open holds what the member holds.
+/// A fork of a member waits until its step is closed; it then holds what the member holds.
 #[test]
-fn forks_of_an_open_step_share_its_pages() {
+fn a_fork_has_what_its_source_committed() {
     let manager = BlockManager::new(20).unwrap();
     let mut original = grown(&manager, &[4, 4], 5);
     let step = manager.reserve([(&mut original, 1)]).unwrap();
-    let fork = manager.fork(step.sequences().next().unwrap().0).unwrap();
+    let refused = manager.fork(step.sequences().next().unwrap().0);
+    assert_eq!(refused.unwrap_err(), PlanError::OpenGuard);
     step.commit();
+    let fork = manager.fork(&original).unwrap();
     let step = manager.reserve([(&mut original, 1)]).unwrap();
     assert_eq!(step.copies().len(), 2);
     step.commit();
