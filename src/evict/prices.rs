@@ -34,7 +34,7 @@ pub struct HeadPrices<'a> {
 /// use std::sync::Arc;
 ///
 /// use headwise::{
-///     base::{Positions, SlotMove},
+///     base::SlotMove,
 ///     evict::{Budget, HeadSlots, PagePrices, Policy, Score, plan_pages},
 ///     plan::{BlockManager, TablePlan},
 /// };
@@ -54,7 +54,7 @@ pub struct HeadPrices<'a> {
 /// let policy = Policy { sinks: 2, window: 4, ..Policy::default() };
 /// let scores = numbers.map(|heads| {
 ///     heads.map(|head| {
-///         let value = |slot| ((slot * 7 + head * 13) % 31 * (head + 1)) as f32;
+///         let value = |slot: usize| ((slot * 7 + head * 13) % 31 * (head + 1)) as f32;
 ///         (0..64).map(|slot| Score::try_from(value(slot)).unwrap()).collect::<Vec<_>>()
 ///     })
 /// });
@@ -77,11 +77,13 @@ pub struct HeadPrices<'a> {
 /// assert_eq!(schedule.total(), 8);
 ///
 /// // Each rank plans its own share, moves its bytes and publishes its tables.
-/// for (rank, (manager, sequence)) in ranks.iter_mut().enumerate() {
-///     let share = numbers[rank].map(|head| schedule.pages()[head]);
-///     let plan = plan_pages(&heads[rank], 64, &policy, &share)?;
-///     # let positions = Positions::Identity;
-///     # assert_eq!(plan.heads()[0].positions_after(positions)?.len(), plan.heads()[0].slots_after());
+/// let plans = (heads.iter().zip(numbers))
+///     .map(|(heads, numbers)| {
+///         let share = numbers.map(|head| schedule.pages()[head]);
+///         plan_pages(heads, 64, &policy, &share)
+///     })
+///     .collect::<Result<Vec<_>, _>>()?;
+/// for ((manager, sequence), plan) in ranks.iter_mut().zip(&plans) {
 ///     let moving = manager.rewrite(sequence, plan.rewrites())?.begin_moves();
 ///     for head in moving.passes().flat_map(|pass| pass.heads()) {
 ///         let _moves: &[SlotMove] = head.moves(); // the engine's kernel
