@@ -43,6 +43,7 @@ pub struct KvCache {
     store: HostStore,
     attention: CpuAttention,
     scratch: step::Scratch,
+    saturated: u64,
 }
 
 impl KvCache {
@@ -62,6 +63,7 @@ impl KvCache {
             store,
             attention: CpuAttention::new(),
             scratch: step::Scratch::default(),
+            saturated: 0,
         })
     }
 
@@ -152,6 +154,11 @@ impl KvCache {
     /// The page bytes.
     pub fn store(&self) -> &HostStore {
         &self.store
+    }
+
+    /// Keys and values of all committed steps that their formats could not hold and that were saturated.
+    pub fn saturated(&self) -> u64 {
+        self.saturated
     }
 
     /// How the pages are used now.
