@@ -1,6 +1,7 @@
 //! The cache against plain vectors of K and V and the textbook formula.
 
 mod cases;
+mod ranges;
 mod scores;
 
 use std::sync::Arc;
