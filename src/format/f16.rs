@@ -26,7 +26,10 @@ impl Codec for F16 {
     fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) -> bool {
         // Regions start on 16 bytes and rows are whole 32-byte units, so the cast is aligned.
         bytemuck::cast_slice_mut::<u8, f16>(payload).convert_from_f32_slice(src);
-        Isa::detect().vectorize(|| holds_all::<Self>(src))
+        Isa::detect().vectorize(
+            #[inline(always)]
+            || holds_all::<Self>(src),
+        )
     }
 
     fn decode(payload: &[u8], _scales: &[u8], dst: &mut [f32]) {

@@ -22,7 +22,10 @@ impl Codec for F32 {
 
     fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) -> bool {
         payload.copy_from_slice(bytemuck::must_cast_slice(src));
-        Isa::detect().vectorize(|| holds_all::<Self>(src))
+        Isa::detect().vectorize(
+            #[inline(always)]
+            || holds_all::<Self>(src),
+        )
     }
 
     fn decode(payload: &[u8], _scales: &[u8], dst: &mut [f32]) {

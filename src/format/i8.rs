@@ -107,22 +107,26 @@ impl Codec for I8 {
 
 /// [`Codec::encode`] on an instruction set.
 pub(super) fn encode_with(isa: Isa, src: &[f32], payload: &mut [u8], scales: &mut [u8]) -> bool {
-    isa.vectorize(|| {
-        let mut held = true;
-        let groups = src.chunks(GROUP).zip(payload.chunks_mut(GROUP));
-        for ((values, bytes), scale) in groups.zip(scales.chunks_exact_mut(2)) {
-            let stored = scale_of(values);
-            scale.copy_from_slice(&stored.to_le_bytes());
-            held &= !stored.is_nan();
-            let step = stored.to_f32();
-            // Whole groups apart, so that their loop has a constant length.
-            match (<&[f32; GROUP]>::try_from(values), <&mut [u8; GROUP]>::try_from(&mut *bytes)) {
-                (Ok(values), Ok(bytes)) => quantize(values, bytes, step),
-                _ => quantize(values, bytes, step),
+    isa.vectorize(
+        #[inline(always)]
+        || {
+            let mut held = true;
+            let groups = src.chunks(GROUP).zip(payload.chunks_mut(GROUP));
+            for ((values, bytes), scale) in groups.zip(scales.chunks_exact_mut(2)) {
+                let stored = scale_of(values);
+                scale.copy_from_slice(&stored.to_le_bytes());
+                held &= !stored.is_nan();
+                let step = stored.to_f32();
+                // Whole groups apart, so that their loop has a constant length.
+                match (<&[f32; GROUP]>::try_from(values), <&mut [u8; GROUP]>::try_from(&mut *bytes))
+                {
+                    (Ok(values), Ok(bytes)) => quantize(values, bytes, step),
+                    _ => quantize(values, bytes, step),
+                }
             }
-        }
-        held
-    })
+            held
+        },
+    )
 }
 
 /// `round(x / step)`, ties to even, of quotients within ±2^22.

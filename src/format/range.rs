@@ -115,6 +115,7 @@ impl SlotFormat {
 }
 
 /// Whether `C` can hold every value of a row.
+#[inline(always)]
 pub(super) fn holds_all<C: Codec>(row: &[f32]) -> bool {
     // No early exit: that is what makes it a handful of vector instructions.
     row.iter().fold(true, |all, value| all & (value.abs() < C::OVERFLOW))
