@@ -12,6 +12,8 @@
 //                 its position the sequence's newest; either may be null and is then left out
 //   advance       1: the items' slots do not have the new slot yet and are counted; 0: another launch
 //                 of this step counted it (layers that share their tables)
+//   total_saturated  one counter: values that the page's formats cannot hold are added to it. They are
+//                 stored as the largest that the format holds, NaN as zero: nothing that is not finite
 //
 // Grid: any number of blocks. Block: headwise_append_step_threads threads, no dynamic shared memory.
 // A warp takes a row at a time, four channels a lane.
@@ -46,9 +48,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                          const u32* __restrict__ tokens, const u8* __restrict__ keys,
                          const u8* __restrict__ values, ScoreHead* __restrict__ score_heads,
                          u16* __restrict__ scores, u32* __restrict__ positions, u32 slot_stride,
-                         u32 stride, u32 heads, u32 rows, u32 advance) {
+                         u32 stride, u32 heads, u32 rows, u32 advance,
+                         u64* __restrict__ total_saturated) {
     const u32 lane = threadIdx.x % WARP;
     const u32 warps = gridDim.x * (THREADS / WARP);
+    u32 saturated = 0;
     for (u32 row = blockIdx.x * (THREADS / WARP) + threadIdx.x / WARP; row < rows; row += warps) {
         WorkItem* const item = items + growing[row];
         const u32 at = item->slots - (advance ? 0 : 1);
@@ -57,8 +61,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const u32 slot = at % PAGE_SLOTS;
         const u32 sequence = row / heads;
         const u64 from = Io::payload(1) * (static_cast<u64>(sequence) * stride + row % heads * D);
-        store_row<Keys>(page, slot, keys + from, lane);
-        store_row<Values>(page, slot, values + from, lane);
+        saturated += store_row<Keys>(page, slot, keys + from, lane);
+        saturated += store_row<Values>(page, slot, values + from, lane);
         // All lanes have read the item.
         __syncwarp();
         if (lane == 0) {
@@ -71,4 +75,5 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             if (positions) positions[datum] = tokens[sequence] - 1;
         }
     }
+    count_saturated(total_saturated, saturated, lane);
 }

@@ -36,6 +36,8 @@ struct Format;
 //   PLANES                       terms a value is split into; their products are summed
 //   SCALE_CHANNELS               channels that share a scale; D when there are no scales
 //   SCALED
+//   OVERFLOW                     bits of the least magnitude that it cannot hold
+//   largest(v)                   what infinities among four values of a warp's row are stored as
 //   payload(d), scales(d)        bytes of a slot
 //   key_channel(k)               channel of a step that stands in column k of the query operand
 //   value_channel(j, n)          channel of a step that stands in column n of product j
@@ -49,6 +51,8 @@ template <class M>
 struct Wide {
     using KeyMma = M;
     using ValueMma = M;
+    static constexpr u32 OVERFLOW = M::OVERFLOW;
+    static __device__ __forceinline__ float largest(float4) { return __uint_as_float(M::LARGEST); }
     static constexpr u32 PLANES = 1;
     static constexpr bool SCALED = false;
     static constexpr u32 SCALE_CHANNELS = D;
@@ -97,6 +101,10 @@ template <>
 struct Format<0> {
     using KeyMma = Brain;
     using ValueMma = Brain;
+    static constexpr u32 OVERFLOW = INFINITE;
+    static __device__ __forceinline__ float largest(float4) {
+        return __uint_as_float(INFINITE - 1);
+    }
     static constexpr u32 PLANES = 3;
     static constexpr bool SCALED = false;
     static constexpr u32 SCALE_CHANNELS = D;
@@ -159,7 +167,7 @@ private:
     }
 };
 
-// One signed byte a value, one f16 scale per slot and 32 channels. Integers up to 8 bits are exact
+// One signed byte a value, one bfloat16 scale per slot and 32 channels. Integers up to 8 bits are exact
 // in both 16-bit floats. Half precision takes fewer instructions; over V, probabilities carry the
 // scale, and only bfloat16 has the range for that.
 template <>
@@ -169,6 +177,12 @@ struct Format<3> {
     static constexpr u32 PLANES = 1;
     static constexpr bool SCALED = true;
     static constexpr u32 SCALE_CHANNELS = 32;
+    static constexpr u32 OVERFLOW = INFINITE;
+    // Of the finite values that share a scale.
+    static __device__ __forceinline__ float largest(float4 v) {
+        return __uint_as_float(of_group(max(max(finite(v.x), finite(v.y)),
+                                            max(finite(v.z), finite(v.w)))));
+    }
     static __device__ constexpr u32 payload(u32 d) { return d; }
     static __device__ constexpr u32 scales(u32 d) { return 2 * ceil_div(d, SCALE_CHANNELS); }
     static __device__ constexpr u32 key_channel(u32 k) {
@@ -207,40 +221,43 @@ struct Format<3> {
     static __device__ __forceinline__ float4 load_4(const u8* payload, const u8* scales,
                                                     u32 channel) {
         const u32 w = *reinterpret_cast<const u32*>(payload + channel);
-        const float step = f16_to_f32(
+        const float step = bf16_to_f32(
             *reinterpret_cast<const u16*>(scales + 2 * (channel / SCALE_CHANNELS)));
         return make_float4(static_cast<float>(static_cast<i8>(w)) * step,
                            static_cast<float>(static_cast<i8>(w >> 8)) * step,
                            static_cast<float>(static_cast<i8>(w >> 16)) * step,
                            static_cast<float>(static_cast<i8>(w >> 24)) * step);
     }
-    // Eight neighbouring lanes hold the 32 channels of a scale.
+    // Eight neighbouring lanes hold the 32 channels of a scale. All values are finite.
     static __device__ __forceinline__ void store_4(u8* payload, u8* scales, u32 channel,
                                                    float4 v) {
-        float largest = fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w)));
-        // Zero times a finite value is zero; NaN and the infinities give NaN.
-        const float check = v.x * 0.0f + v.y * 0.0f + v.z * 0.0f + v.w * 0.0f;
-        bool finite = check == 0.0f;
-#pragma unroll
-        for (u32 lanes = 4; lanes > 0; lanes /= 2) {
-            largest = fmaxf(largest, __shfl_xor_sync(ALL, largest, lanes));
-            finite &= __shfl_xor_sync(ALL, static_cast<u32>(finite), lanes) != 0;
-        }
-        const u16 stored = finite ? f32_to_f16(fminf(divide(largest, 127.0f), 65504.0f)) : 0x7e00;
-        const float step = f16_to_f32(stored);
-        const float inverse = step > 0.0f ? divide(1.0f, step) : 0.0f;
+        const float largest = __uint_as_float(of_group(magnitude_4(v)));
+        // 2^-126 at least: no scale is subnormal.
+        const u16 stored =
+            f32_to_bf16(fmaxf(divide(largest, 127.0f), __uint_as_float(0x00800000u)));
+        const float step = bf16_to_f32(stored);
         if (channel >= D) return;
         *reinterpret_cast<u32*>(payload + channel) =
-            byte(v.x * inverse) | byte(v.y * inverse) << 8 | byte(v.z * inverse) << 16 |
-            byte(v.w * inverse) << 24;
+            byte(divide(v.x, step)) | byte(divide(v.y, step)) << 8 |
+            byte(divide(v.z, step)) << 16 | byte(divide(v.w, step)) << 24;
         if (channel % SCALE_CHANNELS == 0)
             *reinterpret_cast<u16*>(scales + 2 * (channel / SCALE_CHANNELS)) = stored;
     }
 
 private:
-    // Rounds to nearest even and saturates; NaN becomes 0.
+    // Rounds to nearest even. The largest quotient is below 127.5.
     static __device__ __forceinline__ u32 byte(float v) {
-        return static_cast<u32>(max(-128, min(127, __float2int_rn(v)))) & 0xffu;
+        return static_cast<u32>(__float2int_rn(v)) & 0xffu;
+    }
+    // The largest of the lanes that share a scale.
+    static __device__ __forceinline__ u32 of_group(u32 bits) {
+#pragma unroll
+        for (u32 lanes = 4; lanes > 0; lanes /= 2)
+            bits = max(bits, __shfl_xor_sync(ALL, bits, lanes));
+        return bits;
+    }
+    static __device__ __forceinline__ u32 finite(float v) {
+        return magnitude(v) < INFINITE ? magnitude(v) : 0;
     }
     // Bytes 0 and 2 as half precision: 1024 + the byte with its sign bit flipped, less 1152.
     static __device__ __forceinline__ u32 to_half(u32 bytes) {
@@ -335,10 +352,10 @@ struct Side : Format<F> {
             load_scales<0, G>(at, loaded[0]);
             load_scales<8, G>(at, loaded[1]);
         }
-        s[0][0] = f16_to_f32(loaded[0][0][AT]);
-        s[0][1] = f16_to_f32(loaded[0][1][AT]);
-        s[1][0] = f16_to_f32(loaded[1][0][AT]);
-        s[1][1] = f16_to_f32(loaded[1][1][AT]);
+        s[0][0] = bf16_to_f32(loaded[0][0][AT]);
+        s[0][1] = bf16_to_f32(loaded[0][1][AT]);
+        s[1][0] = bf16_to_f32(loaded[1][0][AT]);
+        s[1][1] = bf16_to_f32(loaded[1][1][AT]);
     }
 
 private:

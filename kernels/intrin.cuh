@@ -182,10 +182,23 @@ __device__ __forceinline__ float f16_to_f32(u16 bits) {
     return v;
 }
 
-__device__ __forceinline__ u16 f32_to_f16(float v) {
+__device__ __forceinline__ float bf16_to_f32(u16 bits) {
+    float v;
+    asm("mov.b32 %0, {%1, %2};" : "=f"(v) : "h"(static_cast<u16>(0)), "h"(bits));
+    return v;
+}
+
+__device__ __forceinline__ u16 f32_to_bf16(float v) {
     u16 bits;
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(v));
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(v));
     return bits;
+}
+
+// Bits of magnitudes order as these do, with the infinity and then NaN above all numbers.
+constexpr u32 INFINITE = 0x7f800000u;
+__device__ __forceinline__ u32 magnitude(float v) { return __float_as_uint(v) & 0x7fffffffu; }
+__device__ __forceinline__ u32 magnitude_4(float4 v) {
+    return max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
 }
 
 // The bits of a - b, for the bits of a and b: registers have no type, and saying so saves moves.
@@ -202,6 +215,9 @@ __device__ __forceinline__ float subtract_bits(float a, u32 b) {
 
 // Both values rounded to nearest even, `low` in the low half.
 struct Half {
+    // As f32: 65,504, and halfway to the next power of two, which rounds to infinity.
+    static constexpr u32 LARGEST = 0x477fe000u;
+    static constexpr u32 OVERFLOW = 0x477ff000u;
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 r;
         asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
@@ -237,6 +253,9 @@ struct Half {
 };
 
 struct Brain {
+    // As f32: 255 · 2^120, and halfway to the next power of two, which rounds to infinity.
+    static constexpr u32 LARGEST = 0x7f7f0000u;
+    static constexpr u32 OVERFLOW = 0x7f7f8000u;
     static __device__ __forceinline__ u32 pack(float low, float high) {
         u32 r;
         asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));

@@ -15,7 +15,7 @@ pub struct CacheConfig {
     /// eviction come closer to single tokens; large ones need fewer table entries. Other formats hold
     /// more or fewer tokens in the same bytes.
     pub block_tokens: usize,
-    /// The formats of each head's pages.
+    /// The formats of each head's pages, and what becomes of values that they cannot hold.
     pub formats: FormatMap,
     /// How much memory.
     pub capacity: Capacity,

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::{
     attend::AttendError,
     evict::EvictError,
-    format::LayoutError,
+    format::{LayoutError, OutOfRange},
     plan::{AuditError, PlanError},
     store::StoreError,
 };
@@ -71,6 +71,23 @@ pub enum CacheError {
         given: usize,
         /// Layers of the shape.
         layers: usize,
+    },
+    /// A key or a value that the page format of its head cannot hold, or that is no number. Nothing of
+    /// the layer is kept: the step can be given the layer again, with other rows, or be dropped.
+    /// [`FormatMap::on_overflow`](super::FormatMap::on_overflow) has such values stored as the largest
+    /// that the format holds.
+    #[error("layer {layer}, KV head {kv_head}, token {token}: {cause}")]
+    OutOfRange {
+        /// The sequence, by its place in the step.
+        member: usize,
+        /// The layer.
+        layer: usize,
+        /// The KV head within the layer.
+        kv_head: usize,
+        /// The token's position in its sequence.
+        token: usize,
+        /// The value, its channel, and the format.
+        cause: OutOfRange,
     },
     /// K, V, queries or output of the wrong length.
     #[error("{what} has {got} values, expected {expected}")]

@@ -7,28 +7,43 @@ use serde::{Deserialize, Serialize};
 use super::CacheError;
 use crate::{
     base::CacheShape,
-    format::{PageFormat, PageLayout},
+    format::{Overflow, PageFormat, PageLayout},
     plan::TablePlan,
 };
 
-/// The page format of every head: one for all, and exceptions.
+/// The page format of every head: one for all, and exceptions; and what becomes of values that a format
+/// cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FormatMap {
     default: PageFormat,
     /// By index among all heads ([`CacheShape::head_index`]).
     exceptions: BTreeMap<usize, PageFormat>,
+    #[serde(default)]
+    overflow: Overflow,
 }
 
 impl FormatMap {
     /// The same format for every head.
     pub fn uniform(format: PageFormat) -> Self {
-        Self { default: format, exceptions: BTreeMap::new() }
+        Self { default: format, exceptions: BTreeMap::new(), overflow: Overflow::Refuse }
     }
 
     /// Gives one head (an index among all heads) a format of its own.
     pub fn with(mut self, head: usize, format: PageFormat) -> Self {
         self.exceptions.insert(head, format);
         self
+    }
+
+    /// What a step does with values that a head's format cannot hold: [`Overflow::Refuse`] unless said
+    /// otherwise here.
+    pub fn on_overflow(mut self, overflow: Overflow) -> Self {
+        self.overflow = overflow;
+        self
+    }
+
+    /// What a step does with values that a head's format cannot hold.
+    pub fn overflow(&self) -> Overflow {
+        self.overflow
     }
 
     /// The format of a head.

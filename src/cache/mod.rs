@@ -48,6 +48,7 @@ pub struct KvCache {
     /// Pages that became free behind a shared reference to the cache, and are to be poisoned by who next
     /// has it alone. Filled in debug builds.
     unpoisoned: Mutex<Vec<u32>>,
+    saturated: u64,
 }
 
 impl KvCache {
@@ -68,6 +69,7 @@ impl KvCache {
             attention: CpuAttention::new(),
             scratch: step::Scratch::default(),
             unpoisoned: Mutex::default(),
+            saturated: 0,
         })
     }
 
@@ -236,6 +238,11 @@ impl KvCache {
     /// The page bytes.
     pub fn store(&self) -> &HostStore {
         &self.store
+    }
+
+    /// Keys and values of all committed steps that their formats could not hold and that were saturated.
+    pub fn saturated(&self) -> u64 {
+        self.saturated
     }
 
     /// How the pages are used now.

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, SlotScores, Span},
     plan::{Sequence, Step},
-    store::{PageStore, Rows, TablePages},
+    store::{PageStore, Rows, StoreError, TablePages},
 };
 
 /// One iteration of the engine over some sequences, whose pages are reserved.
@@ -25,6 +25,7 @@ pub struct CacheStep<'a> {
     watches: Vec<Option<&'a mut Watch>>,
     noted: Vec<Noted>,
     next_layer: usize,
+    saturated: u64,
 }
 
 /// What a step needs of a sequence beside its tables.
@@ -73,13 +74,27 @@ pub(super) fn begin<'a>(
     let step = cache.manager.reserve(tables)?;
     let copies: Vec<(u32, u32)> = step.copies().iter().map(|c| (c.from, c.to)).collect();
     cache.store.copy_pages(&copies)?;
-    Ok(CacheStep { cache, step: Some(step), members, watches, noted: Vec::new(), next_layer: 0 })
+    Ok(CacheStep {
+        cache,
+        step: Some(step),
+        members,
+        watches,
+        noted: Vec::new(),
+        next_layer: 0,
+        saturated: 0,
+    })
 }
 
 impl CacheStep<'_> {
     /// Tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.members.iter().map(|m| m.tokens).sum()
+    }
+
+    /// Keys and values of the layers so far that their formats could not hold, and that were saturated:
+    /// the sequence's formats asked for that ([`FormatMap::on_overflow`](super::FormatMap::on_overflow)).
+    pub fn saturated(&self) -> u64 {
+        self.saturated
     }
 
     /// Appends `k` and `v` of `layer` to every sequence, then attends causally with `q`.
@@ -89,7 +104,10 @@ impl CacheStep<'_> {
     /// come in order, each once.
     ///
     /// # Errors
-    /// The layer can then be attempted again: nothing of the attempt is counted.
+    /// [`CacheError::OutOfRange`] for a key or value that its page format cannot hold, NaN and the
+    /// infinities included; besides bad input. The layer can then be attempted again, with other rows or
+    /// the same, or the step be dropped: nothing of the attempt is counted, and no slot that a sequence
+    /// had before the step is touched.
     pub fn attend(
         &mut self,
         layer: usize,
@@ -115,10 +133,11 @@ impl CacheStep<'_> {
                 return Err(CacheError::WrongLength { what, got, expected });
             }
         }
-        self.append(layer, k, v)?;
+        let saturated = self.append(layer, k, v)?;
         let noted = self.attend_runs(layer, q, out)?;
         self.noted.extend(noted);
         self.next_layer += 1;
+        self.saturated += saturated;
         Ok(())
     }
 
@@ -143,28 +162,40 @@ impl CacheStep<'_> {
                 }
             }
             step.commit();
+            self.cache.saturated += self.saturated;
         }
         self.cache.settle();
         Ok(())
     }
 
-    fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<(), CacheError> {
+    /// Encodes the rows of a layer; returns how many values were saturated.
+    fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<u64, CacheError> {
         let shape = self.cache.shape;
         let (row, head_dim) = (shape.row(), shape.head_dim());
-        let Some(step) = &self.step else { return Ok(()) };
-        let mut first_token = 0;
-        for ((sequence, count), member) in step.sequences().zip(&self.members) {
+        let Some(step) = &self.step else { return Ok(0) };
+        let (mut first_token, mut saturated) = (0, 0);
+        for (index, ((sequence, count), member)) in step.sequences().zip(&self.members).enumerate()
+        {
+            let overflow = member.layouts.formats().overflow();
             for kv_head in 0..shape.kv_heads() {
                 let head = shape.head_index(layer, kv_head);
                 let table = sequence.head(head);
                 let start = first_token * row + kv_head * head_dim;
                 let rows = |values| Rows { values: tail(values, start), stride: row, count };
                 let pages = TablePages { pages: table.pages, layout: member.layouts.of(head) };
-                self.cache.store.append(pages, table.slots - count, rows(k), rows(v))?;
+                let first = table.slots - count;
+                let stored = self.cache.store.append_with(pages, first, rows(k), rows(v), overflow);
+                saturated += stored.map_err(|error| match error {
+                    StoreError::OutOfRange { row, cause } => {
+                        let token = sequence.tokens() - count + row;
+                        CacheError::OutOfRange { member: index, layer, kv_head, token, cause }
+                    }
+                    other => other.into(),
+                })? as u64;
             }
             first_token += count;
         }
-        Ok(())
+        Ok(saturated)
     }
 
     /// Attends run by run: consecutive sequences that ask for the same scores go in one batch. Returns

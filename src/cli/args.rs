@@ -10,7 +10,7 @@ use crate::{
     cache::{CacheConfig, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
     evict::{Allocation, Budget, Cost, Policy, Scorer, ScorerKind, scorer::KvCompress},
-    format::PageFormat,
+    format::{Overflow, PageFormat},
 };
 
 /// Which model.
@@ -28,6 +28,10 @@ pub(super) struct PageArgs {
     /// Page format: f32, f16, bf16, i8, or k=FORMAT,v=FORMAT.
     #[arg(long, default_value = "f16")]
     pub format: PageFormat,
+    /// Store keys and values that the page format cannot hold as the largest that it can (NaN as zero),
+    /// instead of ending the request.
+    #[arg(long)]
+    pub saturate: bool,
     /// Tokens of one head that a page holds in f16.
     #[arg(long, value_name = "TOKENS", default_value_t = 16)]
     pub block_tokens: usize,
@@ -35,7 +39,8 @@ pub(super) struct PageArgs {
 
 impl PageArgs {
     pub fn config(&self, shape: CacheShape, capacity: Capacity) -> CacheConfig {
-        let formats = FormatMap::uniform(self.format);
+        let overflow = if self.saturate { Overflow::Saturate } else { Overflow::Refuse };
+        let formats = FormatMap::uniform(self.format).on_overflow(overflow);
         CacheConfig { shape, block_tokens: self.block_tokens, formats, capacity }
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     base::SlotMove,
-    format::{PageLayout, Region},
+    format::{Overflow, PageLayout, Region},
     store::{
         PageStore, Rows, StoreError, TablePages,
         slots::{
@@ -197,26 +197,25 @@ impl PageStore for CudaStore {
         self.pages
     }
 
-    fn append(
+    fn append_with(
         &mut self,
         table: TablePages<'_>,
         first: usize,
         k: Rows<'_>,
         v: Rows<'_>,
-    ) -> Result<(), StoreError> {
+        overflow: Overflow,
+    ) -> Result<usize, StoreError> {
         let layout = *table.layout;
         check_rows(k, v, layout.head_dim)?;
         let count = k.count;
         self.check(table, &(first..first.saturating_add(count)))?;
         let mut scratch = vec![0; self.page_bytes];
-        let mut done = 0;
+        let (mut done, mut saturated) = (0, 0);
         while done < count {
             let (page, slot) = locate(table, first + done);
             let here = (layout.slots - slot).min(count - done);
             for i in 0..here {
-                let (k, v) = (k.row(done + i, layout.head_dim), v.row(done + i, layout.head_dim));
-                encode(layout.format.k, layout.k, &mut scratch, slot + i, k);
-                encode(layout.format.v, layout.v, &mut scratch, slot + i, v);
+                saturated += encode(&layout, &mut scratch, slot + i, (k, v), done + i, overflow)?;
             }
             // The page's other slots stay: only the new slots' part of each region is copied.
             let start = self.span(page).start;
@@ -229,7 +228,7 @@ impl PageStore for CudaStore {
             staging.upload(&self.stream, &mut self.arena, pieces).map_err(device)?;
             done += here;
         }
-        Ok(())
+        Ok(saturated)
     }
 
     fn read(

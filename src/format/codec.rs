@@ -10,15 +10,22 @@ use crate::base::simd::Simd;
 /// [`CacheShape::HEAD_DIM_ALIGN`](crate::base::CacheShape::HEAD_DIM_ALIGN).
 ///
 /// # What implementors must keep
-/// * `decode(encode(x))` is finite for every `x` up to the largest number of the format, and non-finite
-///   values do not become finite ones. What lies between that and the end of f32 either saturates (i8)
-///   or overflows to infinity as an IEEE conversion does (f16 from 65,520 on, bf16 from about 3.396e38
-///   on): the kernels that encode on a device convert that way, and both must store the same bytes.
+/// * [`encode`](Self::encode) says whether the format holds every value (`|x| <` [`OVERFLOW`](Self::OVERFLOW)).
+///   Then all of them decode to finite numbers, and kernels that encode on a device store the same bytes.
+///   What is stored otherwise is not to be kept; it is not finite, so that keeping it would show.
+/// * After [`saturate`](Self::saturate) a row can be held. Kernels that encode on a device replace values
+///   in the same way.
 /// * [`poison`](Self::poison) makes every value of the slot decode to NaN.
 /// * [`load`](Self::load) returns exactly what [`decode`](Self::decode) writes.
 pub trait Codec: Copy + Send + Sync + 'static {
     /// The name on command lines and in reports, in lower case.
     const NAME: &'static str;
+
+    /// The largest magnitude that is stored.
+    const LARGEST: f32;
+
+    /// The least magnitude that is not: from here on rounding would give infinity.
+    const OVERFLOW: f32;
 
     /// Payload bytes of one slot.
     fn payload_bytes(head_dim: usize) -> usize;
@@ -26,8 +33,14 @@ pub trait Codec: Copy + Send + Sync + 'static {
     /// Scale bytes of one slot; 0 for a format without scales.
     fn scale_bytes(head_dim: usize) -> usize;
 
-    /// Stores the `head_dim` values of `src`.
-    fn encode(src: &[f32], payload: &mut [u8], scales: &mut [u8]);
+    /// Stores the `head_dim` values of `src`; false if the format cannot hold one of them.
+    fn encode(src: &[f32], payload: &mut [u8], scales: &mut [u8]) -> bool;
+
+    /// Replaces the values of a row that the format cannot hold, as
+    /// [`Overflow::Saturate`](super::Overflow::Saturate) says; returns how many.
+    fn saturate(row: &mut [f32]) -> usize {
+        saturate_to(row, |_| Self::LARGEST, |value| value.abs() < Self::OVERFLOW)
+    }
 
     /// Reads the `dst.len() == head_dim` values of a slot.
     fn decode(payload: &[u8], scales: &[u8], dst: &mut [f32]);
@@ -80,6 +93,21 @@ pub trait Codec: Copy + Send + Sync + 'static {
             Self::load_block(simd, payload, channel, shared)
         }
     }
+}
+
+/// Replaces the values of `row` that `holds` does not take: NaN by zero, others by `largest(row)`.
+pub(super) fn saturate_to(
+    row: &mut [f32],
+    largest: impl Fn(&[f32]) -> f32,
+    holds: impl Fn(f32) -> bool,
+) -> usize {
+    let largest = largest(row);
+    let mut replaced = 0;
+    for value in row.iter_mut().filter(|value| !holds(**value)) {
+        *value = if value.is_nan() { 0.0 } else { largest.copysign(*value) };
+        replaced += 1;
+    }
+    replaced
 }
 
 /// Channels whose values share what [`Codec::shared`] returns: blocks start at multiples of it.

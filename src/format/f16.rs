@@ -2,8 +2,8 @@
 
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::Codec;
-use crate::base::simd::Simd;
+use super::{Codec, range::holds_all};
+use crate::base::simd::{Isa, Simd};
 
 /// See [`SlotFormat::F16`](super::SlotFormat::F16).
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +11,9 @@ pub struct F16;
 
 impl Codec for F16 {
     const NAME: &'static str = "f16";
+    const LARGEST: f32 = 65_504.0;
+    // Halfway to the next power of two, and ties go to even.
+    const OVERFLOW: f32 = 65_520.0;
 
     fn payload_bytes(head_dim: usize) -> usize {
         2 * head_dim
@@ -20,9 +23,13 @@ impl Codec for F16 {
         0
     }
 
-    fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) {
+    fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) -> bool {
         // Regions start on 16 bytes and rows are whole 32-byte units, so the cast is aligned.
         bytemuck::cast_slice_mut::<u8, f16>(payload).convert_from_f32_slice(src);
+        Isa::detect().vectorize(
+            #[inline(always)]
+            || holds_all::<Self>(src),
+        )
     }
 
     fn decode(payload: &[u8], _scales: &[u8], dst: &mut [f32]) {

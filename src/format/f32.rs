@@ -1,7 +1,7 @@
 //! IEEE single precision.
 
-use super::Codec;
-use crate::base::simd::Simd;
+use super::{Codec, range::holds_all};
+use crate::base::simd::{Isa, Simd};
 
 /// See [`SlotFormat::F32`](super::SlotFormat::F32).
 #[derive(Clone, Copy, Debug)]
@@ -9,6 +9,8 @@ pub struct F32;
 
 impl Codec for F32 {
     const NAME: &'static str = "f32";
+    const LARGEST: f32 = f32::MAX;
+    const OVERFLOW: f32 = f32::INFINITY;
 
     fn payload_bytes(head_dim: usize) -> usize {
         4 * head_dim
@@ -18,8 +20,12 @@ impl Codec for F32 {
         0
     }
 
-    fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) {
+    fn encode(src: &[f32], payload: &mut [u8], _scales: &mut [u8]) -> bool {
         payload.copy_from_slice(bytemuck::must_cast_slice(src));
+        Isa::detect().vectorize(
+            #[inline(always)]
+            || holds_all::<Self>(src),
+        )
     }
 
     fn decode(payload: &[u8], _scales: &[u8], dst: &mut [f32]) {

@@ -12,10 +12,12 @@ mod f32;
 mod i8;
 mod layout;
 mod page_format;
+mod range;
 
 pub use codec::{BLOCK, Codec, CodecVisitor};
 pub use layout::{LayoutError, PageLayout, Region};
 pub use page_format::{PageFormat, ParseFormatError};
+pub use range::{OutOfRange, Overflow, Side};
 
 /// Makes [`SlotFormat`] out of the list of codecs.
 macro_rules! slot_formats {
@@ -50,7 +52,7 @@ slot_formats! {
     F16 = f16::F16,
     /// bfloat16: the range of f32 with eight bits of precision.
     Bf16 = bf16::Bf16,
-    /// Signed bytes with one half-precision scale per token and 32 channels.
+    /// Signed bytes with one bfloat16 scale per token and 32 channels.
     I8 = i8::I8,
 }
 

@@ -1,5 +1,7 @@
 //! Every codec against its contract, every layout against its page.
 
+mod ranges;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -62,47 +64,11 @@ impl CodecVisitor for Poison<'_> {
     }
 }
 
-/// The worst error a format may make on values of at most `largest`.
-fn tolerance(format: SlotFormat, value: f32, largest: f32) -> f32 {
-    match format {
-        SlotFormat::F32 => 0.0,
-        SlotFormat::F16 => value.abs() / 2048.0 + 3e-8,
-        SlotFormat::Bf16 => value.abs() / 256.0,
-        SlotFormat::I8 => largest / 127.0 * 0.51 + 1e-5,
-    }
-}
-
 fn head_dims() -> impl Strategy<Value = usize> {
     prop::sample::select(vec![16usize, 64, 80, 96, 128, 256])
 }
 
 proptest! {
-    #[test]
-    fn decode_returns_what_encode_stored(
-        values in head_dims().prop_flat_map(|d| prop::collection::vec(-300f32..300.0, d)),
-        far in any::<f32>().prop_filter("a finite number", |x| x.is_finite()),
-    ) {
-        // Any number that half precision holds stays finite in every format.
-        let mut wide = values.clone();
-        wide[0] = far.clamp(-65_504.0, 65_504.0);
-        for &format in SlotFormat::ALL {
-            let slot = format.visit(Encode(&wide));
-            let read = format.visit(Decode(&slot, wide.len()));
-            prop_assert!(read.iter().all(|x| x.is_finite()), "{format}: {far}");
-            let slot = format.visit(Encode(&values));
-            let read = format.visit(Decode(&slot, values.len()));
-            for (group, out) in values.chunks(32).zip(read.chunks(32)) {
-                let largest = group.iter().fold(0f32, |m, x| m.max(x.abs()));
-                for (&value, &got) in group.iter().zip(out) {
-                    prop_assert!(
-                        (value - got).abs() <= tolerance(format, value, largest),
-                        "{format}: {value} read as {got}"
-                    );
-                }
-            }
-        }
-    }
-
     #[test]
     fn a_page_keeps_its_regions_apart(
         k in prop::sample::select(SlotFormat::ALL),
@@ -176,44 +142,15 @@ fn poisoned_slots_read_as_nan() {
     }
 }
 
+/// What is not held is never kept; if it were, it would show.
 #[test]
-fn non_finite_values_stay_non_finite() {
+fn what_is_not_held_does_not_read_as_finite() {
     for &format in SlotFormat::ALL {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = [1.0; 64];
             values[17] = bad;
             let slot = format.visit(Encode(&values));
             assert!(!format.visit(Decode(&slot, 64))[17].is_finite(), "{format}: {bad}");
-        }
-    }
-}
-
-/// Up to the largest number of a format everything stays finite; beyond it, what the formats promise.
-#[test]
-fn numbers_beyond_a_format_do_what_its_contract_says() {
-    let f16 = f32::from(half::f16::MAX);
-    let bf16 = f32::from(half::bf16::MAX);
-    for &format in SlotFormat::ALL {
-        let largest = match format {
-            SlotFormat::F32 | SlotFormat::I8 => f32::MAX,
-            SlotFormat::F16 => f16,
-            SlotFormat::Bf16 => bf16,
-        };
-        let read = |value: f32| {
-            let mut values = [1.0; 64];
-            values[17] = value;
-            format.visit(Decode(&format.visit(Encode(&values)), 64))
-        };
-        for value in [f32::MIN_POSITIVE, 1e-40, 1.0, 300.0, f16, 70_000.0, bf16, f32::MAX] {
-            for value in [value, -value] {
-                let all = read(value);
-                if value.abs() <= largest {
-                    assert!(all.iter().all(|x| x.is_finite()), "{format}: {value} read as {all:?}");
-                } else {
-                    assert_eq!(all[17], f32::INFINITY.copysign(value), "{format}: {value}");
-                    all.iter().enumerate().for_each(|(i, &x)| assert!(i == 17 || x == 1.0));
-                }
-            }
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct MemoryReport {
     pub compression: CompressionRates,
     /// What the same tokens and slots would cost elsewhere, without sharing.
     pub alternatives: Alternatives,
+    /// Keys and values so far that their formats could not hold, where these saturate.
+    pub saturated: u64,
     /// The sequences in the order given.
     pub sequences: Vec<SequenceMemory>,
 }
@@ -199,6 +201,7 @@ impl MemoryReport {
             heads,
             metadata,
             alternatives,
+            saturated: cache.saturated(),
             sequences: reports,
         })
     }

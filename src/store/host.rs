@@ -7,12 +7,12 @@ use super::{
     arena::Arena,
     slots::{
         arena_bytes, check_moves, check_page, check_rows, check_table, decode, encode, locate,
-        slots_from, slots_of,
+        ranges, slots_from, slots_of,
     },
 };
 use crate::{
     base::SlotMove,
-    format::{Region, SlotFormat},
+    format::{Codec, CodecVisitor, Overflow, Region, Side, SlotFormat},
 };
 
 /// A store in one aligned host arena.
@@ -38,6 +38,31 @@ impl HostStore {
     pub fn page(&self, page: u32) -> Result<&[u8], StoreError> {
         check_page(page, self.pages)?;
         Ok(&self.arena.bytes()[self.span(page)])
+    }
+
+    /// Makes K or V of some slots read as NaN, in any format: no append stores that. It is for tests of
+    /// what a defect upstream does to attention.
+    pub fn poison_slots(
+        &mut self,
+        table: TablePages<'_>,
+        slots: Range<usize>,
+        side: Side,
+    ) -> Result<(), StoreError> {
+        check_table(self, table, &slots)?;
+        let (format, region) = match side {
+            Side::Key => (table.layout.format.k, table.layout.k),
+            Side::Value => (table.layout.format.v, table.layout.v),
+        };
+        for slot in slots {
+            let (page, slot) = locate(table, slot);
+            let (payload, scales) = ranges(region, slot);
+            let bytes = self.page_mut(page);
+            // Scales come after all payloads of the page.
+            let (front, back) = bytes.split_at_mut(scales.start);
+            let scales = &mut back[..scales.len()];
+            format.visit(Poison { payload: &mut front[payload], scales });
+        }
+        Ok(())
     }
 
     fn span(&self, page: u32) -> Range<usize> {
@@ -79,23 +104,22 @@ impl PageStore for HostStore {
         self.pages
     }
 
-    fn append(
+    fn append_with(
         &mut self,
         table: TablePages<'_>,
         first: usize,
         k: Rows<'_>,
         v: Rows<'_>,
-    ) -> Result<(), StoreError> {
-        let layout = *table.layout;
-        check_rows(k, v, layout.head_dim)?;
+        overflow: Overflow,
+    ) -> Result<usize, StoreError> {
+        check_rows(k, v, table.layout.head_dim)?;
         check_table(self, table, &slots_from(table, first, k.count)?)?;
+        let mut saturated = 0;
         for i in 0..k.count {
             let (page, slot) = locate(table, first + i);
-            let bytes = self.page_mut(page);
-            encode(layout.format.k, layout.k, bytes, slot, k.row(i, layout.head_dim));
-            encode(layout.format.v, layout.v, bytes, slot, v.row(i, layout.head_dim));
+            saturated += encode(table.layout, self.page_mut(page), slot, (k, v), i, overflow)?;
         }
-        Ok(())
+        Ok(saturated)
     }
 
     fn read(
@@ -157,5 +181,18 @@ impl PageStore for HostStore {
         // need not know which format the page had.
         pages.iter().for_each(|&page| self.page_mut(page).fill(0xff));
         Ok(())
+    }
+}
+
+struct Poison<'a> {
+    payload: &'a mut [u8],
+    scales: &'a mut [u8],
+}
+
+impl CodecVisitor for Poison<'_> {
+    type Output = ();
+
+    fn visit<C: Codec>(self) {
+        C::poison(self.payload, self.scales);
     }
 }

@@ -11,7 +11,10 @@ use thiserror::Error;
 
 pub use host::HostStore;
 
-use crate::{base::SlotMove, format::PageLayout};
+use crate::{
+    base::SlotMove,
+    format::{OutOfRange, Overflow, PageLayout},
+};
 
 /// The pages of one head table and how they are laid out.
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +63,9 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// What a store refuses. Nothing was written when one of these is returned, [`Device`](Self::Device)
-/// excepted.
+/// What a store refuses. Nothing was written when one of these is returned, but for
+/// [`OutOfRange`](Self::OutOfRange), after which the slots to append are undefined, and
+/// [`Device`](Self::Device).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// A page id beyond the store.
@@ -103,6 +107,15 @@ pub enum StoreError {
         /// The length that fits.
         expected: usize,
     },
+    /// A value that its format cannot hold. The slots that were to be appended are undefined, all others
+    /// as they were.
+    #[error("row {row}: {cause}")]
+    OutOfRange {
+        /// Which of the rows to append.
+        row: usize,
+        /// The value.
+        cause: OutOfRange,
+    },
     /// The memory was not granted.
     #[error("{bytes} bytes of page memory were not granted: {reason}")]
     OutOfMemory {
@@ -136,14 +149,30 @@ pub trait PageStore {
     /// Pages in the store.
     fn pages(&self) -> usize;
 
-    /// Encodes `k.count` slots, starting at slot `first`.
+    /// Encodes `k.count` slots, starting at slot `first`. `overflow` says what becomes of values that the
+    /// formats cannot hold; returns how many were saturated.
+    ///
+    /// # Errors
+    /// [`StoreError::OutOfRange`] if such a value is to be refused; besides bad input.
+    fn append_with(
+        &mut self,
+        table: TablePages<'_>,
+        first: usize,
+        k: Rows<'_>,
+        v: Rows<'_>,
+        overflow: Overflow,
+    ) -> Result<usize, StoreError>;
+
+    /// Encodes `k.count` slots, starting at slot `first`; refuses values that the formats cannot hold.
     fn append(
         &mut self,
         table: TablePages<'_>,
         first: usize,
         k: Rows<'_>,
         v: Rows<'_>,
-    ) -> Result<(), StoreError>;
+    ) -> Result<(), StoreError> {
+        self.append_with(table, first, k, v, Overflow::Refuse).map(drop)
+    }
 
     /// Decodes `k.len() / head_dim` slots, starting at slot `first`.
     fn read(

@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::{PageStore, Rows, StoreError, TablePages};
 use crate::{
     base::SlotMove,
-    format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
+    format::{Codec, CodecVisitor, OutOfRange, Overflow, PageLayout, Region, Side, SlotFormat},
 };
 
 /// Bytes of `pages` pages of `page_bytes` bytes, if pages of that size and number can be addressed.
@@ -115,9 +115,32 @@ pub fn ranges(region: Region, slot: usize) -> (Range<usize>, Range<usize>) {
     (payload..payload + region.payload_stride, scales..scales + region.scale_stride)
 }
 
-/// Encodes `row` into slot `slot` of the page `bytes`.
-pub fn encode(format: SlotFormat, region: Region, bytes: &mut [u8], slot: usize, row: &[f32]) {
-    format.visit(EncodeSlot { bytes, region, slot, row });
+/// Encodes row `index` of `k` and of `v` into slot `slot` of the page `bytes`; returns how many values
+/// were saturated.
+pub fn encode(
+    layout: &PageLayout,
+    bytes: &mut [u8],
+    slot: usize,
+    (k, v): (Rows<'_>, Rows<'_>),
+    index: usize,
+    overflow: Overflow,
+) -> Result<usize, StoreError> {
+    let mut saturated = 0;
+    for (side, format, region, rows) in
+        [(Side::Key, layout.format.k, layout.k, k), (Side::Value, layout.format.v, layout.v, v)]
+    {
+        let row = rows.row(index, layout.head_dim);
+        let encoded = format.visit(EncodeSlot { bytes: &mut *bytes, region, slot, row });
+        if !encoded {
+            saturated += match (overflow, OutOfRange::first_in(row, side, format)) {
+                (Overflow::Refuse, Some(cause)) => {
+                    return Err(StoreError::OutOfRange { row: index, cause });
+                }
+                _ => format.visit(EncodeSaturated { bytes: &mut *bytes, region, slot, row }),
+            };
+        }
+    }
+    Ok(saturated)
 }
 
 /// Decodes slot `slot` of the page `bytes` into `row`.
@@ -133,17 +156,38 @@ struct EncodeSlot<'a> {
 }
 
 impl CodecVisitor for EncodeSlot<'_> {
-    type Output = ();
+    type Output = bool;
 
-    fn visit<C: Codec>(self) {
+    fn visit<C: Codec>(self) -> bool {
         let (payload, scales) = ranges(self.region, self.slot);
         if scales.is_empty() {
-            C::encode(self.row, &mut self.bytes[payload], &mut []);
+            C::encode(self.row, &mut self.bytes[payload], &mut [])
         } else {
             // Scales come after all payloads of the page.
             let (front, back) = self.bytes.split_at_mut(scales.start);
-            C::encode(self.row, &mut front[payload], &mut back[..scales.len()]);
+            C::encode(self.row, &mut front[payload], &mut back[..scales.len()])
         }
+    }
+}
+
+/// Encodes a row whose values are not all held, and returns how many were replaced.
+struct EncodeSaturated<'a> {
+    bytes: &'a mut [u8],
+    region: Region,
+    slot: usize,
+    row: &'a [f32],
+}
+
+impl CodecVisitor for EncodeSaturated<'_> {
+    type Output = usize;
+
+    #[cold]
+    fn visit<C: Codec>(self) -> usize {
+        let Self { bytes, region, slot, row } = self;
+        let mut row = row.to_vec();
+        let replaced = C::saturate(&mut row);
+        EncodeSlot { bytes, region, slot, row: &row }.visit::<C>();
+        replaced
     }
 }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::format::{PageFormat, SlotFormat};
+use crate::format::{OutOfRange, Overflow, PageFormat, Side, SlotFormat};
 
 const HEAD_DIM: usize = 32;
 
@@ -180,4 +180,86 @@ fn layouts_that_nobody_made_are_refused() {
         assert!(store.append(table, 0, dense(&row), dense(&row)).is_err(), "{layout:?}");
     }
     assert_eq!(store.bytes(), before);
+}
+
+/// What a format cannot hold is refused with its place, and other slots keep their bytes; or it is stored
+/// as the row is that holds its largest value there.
+#[test]
+fn values_beyond_a_format_are_refused_or_saturated() {
+    for &format in SlotFormat::ALL {
+        for (side, beyond) in [
+            (Side::Key, 7e4f32),
+            (Side::Value, -3.4e38),
+            (Side::Key, f32::NEG_INFINITY),
+            (Side::Value, f32::NAN),
+        ] {
+            let layout = layout(PageFormat::both(format));
+            let table = TablePages { pages: &[2, 0], layout: &layout };
+            let mut store = HostStore::new(3, 1024).unwrap();
+            let (first, all) = (rows(1, 2), rows(2, 5));
+            store.append(table, 0, dense(&first), dense(&first)).unwrap();
+            let before = read(&store, table, 2);
+            let mut bad = all.clone();
+            bad[3 * HEAD_DIM + 9] = beyond;
+            let (k, v) = match side {
+                Side::Key => (&bad, &all),
+                Side::Value => (&all, &bad),
+            };
+            let refused = store.append(table, 2, dense(k), dense(v));
+            if format.holds(beyond) {
+                assert_eq!(refused, Ok(()));
+                continue;
+            }
+            let cause = OutOfRange { side, channel: 9, value: beyond, format };
+            assert_eq!(refused, Err(StoreError::OutOfRange { row: 3, cause }));
+            assert_eq!(read(&store, table, 2), before);
+            assert!(store.page(1).unwrap().iter().all(|&byte| byte == 0));
+
+            let stored = store.append_with(table, 2, dense(k), dense(v), Overflow::Saturate);
+            assert_eq!(stored, Ok(1));
+            let bytes = store.bytes().to_vec();
+            let group = &all[3 * HEAD_DIM..][..HEAD_DIM];
+            let others = group.iter().enumerate().filter(|&(i, _)| i != 9).map(|(_, x)| x.abs());
+            let largest = if format == SlotFormat::I8 {
+                others.fold(0.0, f32::max)
+            } else {
+                format.largest()
+            };
+            let clean = if beyond.is_nan() { 0.0 } else { largest.copysign(beyond) };
+            bad[3 * HEAD_DIM + 9] = clean;
+            let (k, v) = match side {
+                Side::Key => (&bad, &all),
+                Side::Value => (&all, &bad),
+            };
+            store.append(table, 2, dense(k), dense(v)).unwrap();
+            assert_eq!(store.bytes(), bytes, "{format}: {beyond}");
+        }
+    }
+}
+
+/// K alone or V alone reads as NaN, in every format, and nothing else changes.
+#[test]
+fn slots_are_poisoned_by_side() {
+    for &format in SlotFormat::ALL {
+        for side in [Side::Key, Side::Value] {
+            let layout = layout(PageFormat::both(format));
+            let table = TablePages { pages: &[1], layout: &layout };
+            let mut store = HostStore::new(2, 1024).unwrap();
+            let values = rows(4, 4);
+            store.append(table, 0, dense(&values), dense(&values)).unwrap();
+            let (k, v) = read(&store, table, 4);
+            store.poison_slots(table, 1..3, side).unwrap();
+            let now = read(&store, table, 4);
+            let (hit, hit_before, other, other_before) = match side {
+                Side::Key => (now.0, k, now.1, v),
+                Side::Value => (now.1, v, now.0, k),
+            };
+            assert_eq!(other, other_before);
+            assert!(hit[HEAD_DIM..3 * HEAD_DIM].iter().all(|x| x.is_nan()));
+            assert_eq!(hit[..HEAD_DIM], hit_before[..HEAD_DIM]);
+            assert_eq!(hit[3 * HEAD_DIM..], hit_before[3 * HEAD_DIM..]);
+            let beyond = store.poison_slots(table, 0..layout.slots + 1, side);
+            assert!(matches!(beyond, Err(StoreError::NoSuchSlot { .. })));
+        }
+    }
 }

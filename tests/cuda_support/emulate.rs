@@ -129,12 +129,14 @@ pub unsafe extern "C" fn on_launch(raw: *const RawLaunch) -> c_int {
                 k_stride,
                 v_stride,
                 rows,
+                saturated,
             ],
         ) => {
             let slots: &[u64] = view(slots, rows as usize);
             for (row, &slot) in slots.iter().enumerate().filter(|(_, slot)| **slot != u64::MAX) {
-                compiled.write(pages, slot, row, (keys, k_stride), true);
-                compiled.write(pages, slot, row, (values, v_stride), false);
+                let total = &mut view_mut::<u64>(saturated, 1)[0];
+                *total += compiled.write(pages, slot, row, (keys, k_stride), true);
+                *total += compiled.write(pages, slot, row, (values, v_stride), false);
                 let page_slots = compiled.layout.slots as u64;
                 let at = (slot / page_slots * stride + slot % page_slots) as usize;
                 if scores != 0 {
@@ -187,26 +189,27 @@ impl Compiled {
             .collect()
     }
 
-    fn write(&self, pages: u64, slot: u64, row: usize, rows: (u64, u64), key: bool) {
+    /// Returns how many values were saturated.
+    fn write(&self, pages: u64, slot: u64, row: usize, rows: (u64, u64), key: bool) -> u64 {
         struct Encode<'a>(&'a mut [u8], Region, usize, &'a [f32]);
         impl CodecVisitor for Encode<'_> {
-            type Output = ();
-            fn visit<C: Codec>(self) {
+            type Output = u64;
+            fn visit<C: Codec>(self) -> u64 {
                 let Encode(page, region, slot, row) = self;
+                let mut row = row.to_vec();
+                let saturated = C::saturate(&mut row) as u64;
                 let payload = region.payload + slot * region.payload_stride;
                 let payload = payload..payload + region.payload_stride;
-                if region.scale_stride == 0 {
-                    return C::encode(row, &mut page[payload], &mut []);
-                }
                 let (front, back) = page.split_at_mut(region.scales + slot * region.scale_stride);
-                C::encode(row, &mut front[payload], &mut back[..region.scale_stride]);
+                assert!(C::encode(&row, &mut front[payload], &mut back[..region.scale_stride]));
+                saturated
             }
         }
         let (format, region) = self.side(key);
         let (dim, slots) = (self.layout.head_dim, self.layout.slots as u64);
         let page = self.page(pages, (slot / slots) as u32);
         let values: &[f32] = view(rows.0 + 4 * row as u64 * rows.1, dim);
-        format.visit(Encode(page, region, (slot % slots) as usize, values));
+        format.visit(Encode(page, region, (slot % slots) as usize, values))
     }
 
     fn row(&self, rows: u64, row: usize) -> &'static [f32] {

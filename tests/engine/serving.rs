@@ -317,7 +317,18 @@ fn one_request_without_numbers_ends_alone() {
         let mut mixed = requests.clone();
         mixed[1].prompt[59] = 299;
         let (done, _) = run(&model, capacity, options, &mixed);
-        assert!(failure(&done[1]).to_string().contains("NaN"), "{}", failure(&done[1]));
+        // Said where it enters the cache, by name.
+        let error = failure(&done[1]);
+        let EngineError::Cache(CacheError::OutOfRange { layer: 0, token: 59, cause, .. }) = error
+        else {
+            panic!("{error}");
+        };
+        assert!(cause.value.is_nan());
+        let text = error.to_string();
+        assert!(
+            text.contains("layer 0, KV head 0, token 59: channel 0 of the key is NaN"),
+            "{text}"
+        );
         for other in [0, 2, 3] {
             assert!(matches!(done[other].finish, Finish::Length), "{:?}", done[other]);
             assert_eq!(done[other].tokens.len(), 40);

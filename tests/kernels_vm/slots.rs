@@ -8,11 +8,11 @@ use headwise::{
 use super::{
     harness::{FORMATS, Random, arch, floats, integers, kernel, nvrtc, spec, words},
     paged::Paged,
-    world::{Free, World, encode, slot_ranges},
+    world::{Free, World, saturate_and_encode, slot_ranges},
 };
 use crate::ptxvm::{Arg, DevicePtr, Machine};
 
-/// Rows with zeros, values beyond the 16-bit range and values that are no numbers.
+/// Rows with zeros, with values around the ends of the formats, beyond them, and that are no numbers.
 fn rows(random: &mut Random, count: usize, head_dim: usize) -> Vec<Vec<f32>> {
     let mut rows: Vec<Vec<f32>> =
         (0..count).map(|i| random.floats(head_dim, 10f32.powi(i as i32 % 5 - 3))).collect();
@@ -20,28 +20,13 @@ fn rows(random: &mut Random, count: usize, head_dim: usize) -> Vec<Vec<f32>> {
     rows[1][3] = f32::NAN;
     rows[2][head_dim - 1] = f32::INFINITY;
     rows[3][0] = 1e7;
-    rows
-}
-
-fn is_nan_in(format: SlotFormat, bytes: &[u8]) -> bool {
-    let half = |b: &[u8]| u16::from_le_bytes([b[0], b[1]]);
-    match format {
-        SlotFormat::F32 => f32::from_le_bytes(bytes[..4].try_into().unwrap()).is_nan(),
-        SlotFormat::F16 => half::f16::from_bits(half(bytes)).is_nan(),
-        SlotFormat::Bf16 => half::bf16::from_bits(half(bytes)).is_nan(),
-        SlotFormat::I8 => false,
+    rows[3][head_dim / 2] = -1e7;
+    for (i, value) in [65_519.0, -65_520.0, 3.4e38, 1e-40, -0.0, 1e-30].into_iter().enumerate() {
+        rows[6][5 * (i % 3)] = value;
+        rows[7][7 * (i % 2)] = value;
     }
-}
-
-/// The same bytes, or two values that are no numbers (whose payload bits nobody promises).
-fn same(format: SlotFormat, got: &[u8], want: &[u8]) -> bool {
-    let size = match format {
-        SlotFormat::F32 => 4,
-        SlotFormat::F16 | SlotFormat::Bf16 => 2,
-        SlotFormat::I8 => 1,
-    };
-    let mut pairs = got.chunks(size).zip(want.chunks(size));
-    pairs.all(|(g, w)| g == w || is_nan_in(format, g) && is_nan_in(format, w))
+    rows[8].iter_mut().for_each(|value| *value *= 1e-33);
+    rows
 }
 
 #[test]
@@ -73,6 +58,7 @@ fn append_stores_what_the_host_stores() {
             let stride = layout.slots + 2;
             let scores = vm.alloc_init("scores", &vec![0xa5; 2 * pages * stride]);
             let places = vm.alloc_init("positions", &vec![0xa5; 4 * pages * stride]);
+            let saturated = vm.alloc_init("saturated", &[0; 8]);
             let args = [
                 Arg::ptr(arena),
                 Arg::ptr(vm.alloc_read_only("slots", &slots)),
@@ -85,13 +71,16 @@ fn append_stores_what_the_host_stores() {
                 Arg::u32(head_dim as u32 + 4),
                 Arg::u32(head_dim as u32 + 4),
                 Arg::u32(count as u32),
+                Arg::ptr(saturated),
             ];
             append.run(&mut vm, [2, 1, 1], &args).unwrap();
             // Without data the same rows are stored again, and nothing else is written.
             let null = Arg::ptr(DevicePtr(0));
             let bare = [&args[..4], &[(); 3].map(|()| null.clone()), &args[7..]].concat();
             let stats = append.run(&mut vm, [1, 1, 1], &bare).unwrap();
-            assert_eq!(stats.global_written_bytes, 8 * layout.slot_bytes() as u64, "{format}");
+            let written = (8 * layout.slot_bytes()) as u64 + 8 * stats.atomics;
+            assert_eq!(stats.global_written_bytes, written, "{format}");
+            assert!(stats.atomics <= 4, "one for each warp");
 
             let (mut want, mut want_places) =
                 (vec![0xa5a5u16; pages * stride], vec![0xa5a5_a5a5u32; pages * stride]);
@@ -101,8 +90,10 @@ fn append_stores_what_the_host_stores() {
             }
             assert_eq!(vm.read(scores).unwrap(), bytemuck::cast_slice::<u16, u8>(&want));
             assert_eq!(integers(vm.read(places).unwrap()), want_places);
+            let counted = u64::from_le_bytes(vm.read(saturated).unwrap().try_into().unwrap());
             let got = vm.read(arena).unwrap();
             let mut untouched = vec![true; got.len()];
+            let mut saturated = 0;
             for row in (0..count).filter(|&row| row != 5) {
                 let (page, slot) = (at(row) / layout.slots, at(row) % layout.slots);
                 for (region, stored, source) in
@@ -110,17 +101,78 @@ fn append_stores_what_the_host_stores() {
                 {
                     let [(start, len), (scale_start, scale_len)] = slot_ranges(region, slot);
                     let (mut payload, mut scales) = (vec![0; len], vec![0; scale_len]);
-                    encode(stored, source, &mut payload, &mut scales);
+                    saturated += saturate_and_encode(stored, source, &mut payload, &mut scales);
                     let base = page * layout.page_bytes;
                     let (start, scale_start) = (base + start, base + scale_start);
                     let what = format!("{stored} head_dim {head_dim} row {row}");
-                    assert!(same(stored, &got[start..start + len], &payload), "{what}");
+                    assert_eq!(&got[start..start + len], payload, "{what}");
                     assert_eq!(&got[scale_start..scale_start + scale_len], scales, "{what}");
                     untouched[start..start + len].fill(false);
                     untouched[scale_start..scale_start + scale_len].fill(false);
                 }
             }
             assert!(got.iter().zip(untouched).all(|(&b, untouched)| !untouched || b == 0xa5));
+            // Both launches counted.
+            assert_eq!(counted, 2 * saturated as u64, "{format} head_dim {head_dim}");
+        }
+    }
+}
+
+/// The rows of a decode step, of two sequences with two heads each, at every magnitude.
+#[test]
+fn a_step_stores_what_the_host_stores() {
+    let Some(nvrtc) = nvrtc() else { return };
+    for format in FORMATS {
+        for head_dim in [64, 80] {
+            let spec = spec(format, head_dim, 1, 5);
+            let append = kernel(nvrtc, KernelFile::AppendStep, &spec, arch("sm_80"));
+            let layout = spec.layout;
+            let mut random = Random(17);
+            let (keys, values) = (rows(&mut random, 12, head_dim), rows(&mut random, 12, head_dim));
+            for first in [0, 4, 8] {
+                let [keys, values] = [&keys, &values].map(|rows| &rows[first..first + 4]);
+                let packed = |rows: &[Vec<f32>]| words(rows.concat().iter().map(|v| v.to_bits()));
+                let mut vm = Machine::new(8);
+                let arena = vm.alloc_init("pages", &vec![0xa5; 4 * layout.page_bytes]);
+                let saturated = vm.alloc_init("saturated", &[0; 8]);
+                // Every row ends in a page of its own, at slot 0.
+                let items = (0..4).flat_map(|row| [0, row, 0, u32::MAX, 0, 0]);
+                let null = || Arg::ptr(DevicePtr(0));
+                let args = [
+                    Arg::ptr(arena),
+                    Arg::ptr(vm.alloc_read_only("page ids", &words([2, 0, 3, 1]))),
+                    Arg::ptr(vm.alloc_init("items", &words(items))),
+                    Arg::ptr(vm.alloc_read_only("growing", &words([0, 1, 2, 3]))),
+                    Arg::ptr(vm.alloc_read_only("tokens", &words([1, 1]))),
+                    Arg::ptr(vm.alloc_read_only("keys", &packed(keys))),
+                    Arg::ptr(vm.alloc_read_only("values", &packed(values))),
+                    null(),
+                    null(),
+                    null(),
+                    Arg::u32(0),
+                    Arg::u32(2 * head_dim as u32),
+                    Arg::u32(2),
+                    Arg::u32(4),
+                    Arg::u32(1),
+                    Arg::ptr(saturated),
+                ];
+                append.run(&mut vm, [1, 1, 1], &args).unwrap();
+                let counted = u64::from_le_bytes(vm.read(saturated).unwrap().try_into().unwrap());
+                let (got, mut expected) = (vm.read(arena).unwrap(), 0);
+                for (row, page) in [2, 0, 3, 1].into_iter().enumerate() {
+                    for (region, stored, source) in
+                        [(&layout.k, format.k, &keys[row]), (&layout.v, format.v, &values[row])]
+                    {
+                        let [(start, len), (scale_start, scale_len)] = slot_ranges(region, 0);
+                        let (mut payload, mut scales) = (vec![0; len], vec![0; scale_len]);
+                        expected += saturate_and_encode(stored, source, &mut payload, &mut scales);
+                        let page = &got[page * layout.page_bytes..][..layout.page_bytes];
+                        assert_eq!(&page[start..start + len], payload, "{stored} {head_dim}");
+                        assert_eq!(&page[scale_start..scale_start + scale_len], scales);
+                    }
+                }
+                assert_eq!(counted, expected as u64, "{format} head_dim {head_dim}");
+            }
         }
     }
 }

@@ -60,6 +60,25 @@ pub fn encode(format: SlotFormat, src: &[f32], payload: &mut [u8], scales: &mut 
     format.visit(Encode(src, payload, scales))
 }
 
+/// Stores `src` as a device does: what the format cannot hold is saturated. Returns how many values were.
+pub fn saturate_and_encode(
+    format: SlotFormat,
+    src: &[f32],
+    payload: &mut [u8],
+    scales: &mut [u8],
+) -> usize {
+    struct Saturate<'a>(&'a mut [f32], &'a mut [u8], &'a mut [u8]);
+    impl CodecVisitor for Saturate<'_> {
+        type Output = usize;
+        fn visit<C: Codec>(self) -> usize {
+            let count = C::saturate(self.0);
+            assert!(C::encode(self.0, self.1, self.2));
+            count
+        }
+    }
+    format.visit(Saturate(&mut src.to_vec(), payload, scales))
+}
+
 impl World {
     /// Heads of the given lengths, in pages that a shuffle deals out.
     pub fn new(spec: &Specialisation, lengths: &[usize], seed: u64) -> Self {

@@ -6,6 +6,7 @@ use super::*;
 use crate::{
     attend::{CpuAttention, Reference},
     base::simd::Isa,
+    format::Side,
 };
 
 const REDUCES: [Reduce; 2] = [Reduce::PerQueryHead, Reduce::Group];
@@ -130,10 +131,10 @@ fn a_newer_token_that_is_nan_reaches_no_older_one() {
     let mut scene = Scene::new(shape(1, 3, 64), &[(50, vec![Table { slots, format }])], 4096, 6);
     let clean = scene.run(&CpuAttention::new(), None);
     let (pages, _, layout) = scene.tables[0].clone();
-    let nan = vec![f32::NAN; 10 * 64];
     let place = TablePages { pages: &pages, layout: &layout };
-    let rows = Rows::dense(&nan, 64);
-    scene.store.append(place, slots - 10, rows, rows).unwrap();
+    for side in [Side::Key, Side::Value] {
+        scene.store.poison_slots(place, slots - 10..slots, side).unwrap();
+    }
     for isa in Isa::available() {
         let got = scene.run(&CpuAttention::with_isa(isa).unwrap(), None);
         let rows = 40 * 3;

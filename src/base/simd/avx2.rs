@@ -75,15 +75,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn splat_f16(self, bits: u32) -> [__m256; 2] {
-        // SAFETY: see above.
-        unsafe {
-            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
-            [_mm256_broadcastss_ps(both), _mm256_broadcastss_ps(_mm_movehdup_ps(both))]
-        }
-    }
-
-    #[inline(always)]
     fn add(self, a: __m256, b: __m256) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_add_ps(a, b) }

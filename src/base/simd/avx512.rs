@@ -78,15 +78,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn splat_f16(self, bits: u32) -> [__m512; 2] {
-        // SAFETY: see above.
-        unsafe {
-            let both = _mm_cvtph_ps(_mm_cvtsi32_si128(bits as i32));
-            [_mm512_broadcastss_ps(both), _mm512_broadcastss_ps(_mm_movehdup_ps(both))]
-        }
-    }
-
-    #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_add_ps(a, b) }

@@ -15,7 +15,6 @@ mod portable;
 
 use std::sync::OnceLock;
 
-use half::f16;
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_arch = "x86_64")]
@@ -67,12 +66,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `p` is valid for reading `LANES` bytes.
     unsafe fn load_i8(self, p: *const u8) -> Self::V;
 
-    /// Two IEEE half-precision values, given by the bits of the first and, above, of the second: all
-    /// lanes the one, all lanes the other.
+    /// Two bfloat16 values, given by the bits of the first and, above, of the second: all lanes the one,
+    /// all lanes the other.
     #[inline(always)]
-    fn splat_f16(self, bits: u32) -> [Self::V; 2] {
-        let value = |bits: u16| self.splat(f16::from_bits(bits).to_f32_const());
-        [value(bits as u16), value((bits >> 16) as u16)]
+    fn splat_bf16(self, bits: u32) -> [Self::V; 2] {
+        [self.splat(f32::from_bits(bits << 16)), self.splat(f32::from_bits(bits & 0xffff_0000))]
     }
 
     /// `a + b`
@@ -152,6 +150,26 @@ impl Isa {
             }
         }
         sets
+    }
+
+    /// Runs `f`, plain Rust, compiled for this set; for one that the machine lacks, as it is.
+    #[inline]
+    pub fn vectorize<R>(self, f: impl FnOnce() -> R) -> R {
+        // Detection is what makes a value of a set, so each arm has a branch that no available set takes.
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => match Avx512::detect() {
+                Some(simd) => simd.vectorize(f),
+                None => f(),
+            },
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => match Avx2::detect() {
+                Some(simd) => simd.vectorize(f),
+                None => f(),
+            },
+            // Every 64-bit Arm has NEON, so that plain Rust is compiled for it anyway.
+            _ => f(),
+        }
     }
 
     /// The set called `name`, in lower case.

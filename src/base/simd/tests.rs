@@ -54,13 +54,13 @@ fn check<S: Simd>(simd: S) {
         };
         for (i, &bits) in chunk.iter().enumerate() {
             let expected = [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()];
-            let [low, high] = simd.splat_f16(u32::from(bits) << 16 | u32::from(!bits));
+            let [low, high] = simd.splat_bf16(u32::from(bits) << 16 | u32::from(!bits));
             let (low, high) = (store(low)[i], store(high)[i]);
-            let inverse = f16::from_bits(!bits).to_f32();
+            let inverse = bf16::from_bits(!bits).to_f32();
             for (got, want) in [
                 (half[i], expected[0]),
                 (brain[i], expected[1]),
-                (high, expected[0]),
+                (high, expected[1]),
                 (low, inverse),
             ] {
                 assert!(

@@ -3,6 +3,7 @@
 mod cases;
 mod guards;
 mod needs;
+mod ranges;
 mod scores;
 mod shared;
 mod windows;

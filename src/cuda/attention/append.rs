@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::saturated::Saturated;
 use crate::cuda::{
     CudaError, Kernels, Loaded, Staging,
     driver::{Argument, DeviceBuffer, Stream},
@@ -37,6 +38,7 @@ pub struct Appender {
     rows: u32,
     /// Whether the last plan said which positions the rows have.
     placed: bool,
+    saturated: Saturated,
 }
 
 impl Appender {
@@ -51,7 +53,9 @@ impl Appender {
         let blocks = kernels.multiprocessors() * kernel.blocks_per_multiprocessor();
         let slots = DeviceBuffer::new(kernels.context(), most_rows * size_of::<u64>())?;
         let positions = DeviceBuffer::new(kernels.context(), most_rows * size_of::<u32>())?;
-        Ok(Self { kernel, blocks, most_rows, slots, positions, rows: 0, placed: false })
+        let saturated = Saturated::new(kernels, stream)?;
+        let (rows, placed) = (0, false);
+        Ok(Self { kernel, blocks, most_rows, slots, positions, rows, placed, saturated })
     }
 
     /// Says where the rows of the next launches go: `page * page_slots + slot`, all different, or
@@ -81,6 +85,14 @@ impl Appender {
         self.rows = slots.len() as u32;
         self.placed = positions.len() == slots.len();
         Ok(())
+    }
+
+    /// Values of all launches so far that the pages' formats could not hold: too large, infinite or NaN.
+    /// They were stored as [`Overflow::Saturate`](crate::format::Overflow::Saturate) says, never as
+    /// something that is not finite. Waits for what is queued in `stream`, which the launches were queued
+    /// in or which waits for them: ask where a step is waited for anyway.
+    pub fn saturated(&self, staging: &mut Staging, stream: &Stream) -> Result<u64, CudaError> {
+        self.saturated.read(staging, stream)
     }
 
     /// Queues the launch. New slots get a score of zero and their position in `data`, whose addresses
@@ -118,6 +130,7 @@ impl Appender {
             Argument::U32(rows.key_stride),
             Argument::U32(rows.value_stride),
             Argument::U32(self.rows),
+            Argument::U64(self.saturated.address()),
         ];
         // SAFETY: the arguments are those of `headwise_append`; the caller vouches for the memory.
         unsafe { self.kernel.launch(stream, grid, &arguments) }

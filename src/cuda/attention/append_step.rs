@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::saturated::Saturated;
 use crate::cuda::{
     CudaError, Kernels, Loaded, Staging,
     driver::{Argument, DeviceBuffer, Stream},
@@ -32,6 +33,7 @@ pub struct StepAppender {
     blocks: u32,
     growing: DeviceBuffer,
     rows: u32,
+    saturated: Saturated,
 }
 
 impl StepAppender {
@@ -45,7 +47,7 @@ impl StepAppender {
         let kernel = kernels.get(KernelFile::AppendStep, specialisation, stream)?;
         let blocks = kernels.multiprocessors() * kernel.blocks_per_multiprocessor();
         let growing = DeviceBuffer::new(kernels.context(), most_rows * size_of::<u32>())?;
-        Ok(Self { kernel, blocks, growing, rows: 0 })
+        Ok(Self { kernel, blocks, growing, rows: 0, saturated: Saturated::new(kernels, stream)? })
     }
 
     /// Says which item each row ends in: [`DecodePlan::ends`](super::DecodePlan::ends) of a plan whose
@@ -66,6 +68,14 @@ impl StepAppender {
         staging.upload(stream, &mut self.growing, [(0, bytemuck::cast_slice(ends))])?;
         self.rows = ends.len() as u32;
         Ok(())
+    }
+
+    /// Values of all launches so far that the pages' formats could not hold: too large, infinite or NaN.
+    /// They were stored as [`Overflow::Saturate`](crate::format::Overflow::Saturate) says, never as
+    /// something that is not finite. Waits for what is queued in `stream`, which the launches were queued
+    /// in or which waits for them: ask where a step is waited for anyway.
+    pub fn saturated(&self, staging: &mut Staging, stream: &Stream) -> Result<u64, CudaError> {
+        self.saturated.read(staging, stream)
     }
 
     /// Queues the launch. `[arena, page_ids, items, tokens, score_heads]` are device addresses;
@@ -103,6 +113,7 @@ impl StepAppender {
             Argument::U32(rows.heads),
             Argument::U32(self.rows),
             Argument::U32(advance.into()),
+            Argument::U64(self.saturated.address()),
         ];
         // SAFETY: the arguments are those of `headwise_append_step`; the caller vouches for the memory.
         unsafe { self.kernel.launch(stream, grid, &arguments) }

@@ -11,6 +11,7 @@ mod args;
 mod decode;
 mod host;
 mod prefill;
+mod saturated;
 mod window;
 
 pub use append::{Appender, NO_SLOT, NewRows};

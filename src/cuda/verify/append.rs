@@ -11,7 +11,7 @@ use crate::{
         eviction::SlotData,
         kernels::Specialisation,
     },
-    format::{PageFormat, PageLayout},
+    format::{Overflow, PageFormat, PageLayout},
     store::{HostStore, PageStore, Rows, TablePages},
 };
 
@@ -19,7 +19,8 @@ const PAGES: usize = 12;
 const PAGE_BYTES: usize = 8192;
 
 /// Appends rows on the device and on the host to pages of one format, and compares all bytes, scores and
-/// positions. Rows stand apart, slots come in no order, and one row is skipped.
+/// positions, and how many values were saturated. Rows stand apart, slots come in no order, and one row is
+/// skipped. Magnitudes are any that f32 has, and some values are none that a format holds.
 pub fn append_agrees_with_the_host(
     kernels: &Kernels,
     format: PageFormat,
@@ -43,12 +44,14 @@ pub fn append_agrees_with_the_host(
     slots.truncate(count);
     slots[count / 2] = NO_SLOT;
     let stride = head_dim + 4;
-    let rows = [(); 2].map(|()| noise.values(count * stride));
+    let rows = [(); 2].map(|()| wild_rows(&mut noise, count, stride));
+    let mut saturated = 0;
     for (row, &slot) in slots.iter().enumerate().filter(|&(_, &slot)| slot != NO_SLOT) {
         let pages = [(slot / layout.slots as u64) as u32];
         let table = TablePages { pages: &pages, layout: &layout };
         let [k, v] = [0, 1].map(|i| Rows::dense(&rows[i][row * stride..][..head_dim], head_dim));
-        host.append(table, slot as usize % layout.slots, k, v)?;
+        let slot = slot as usize % layout.slots;
+        saturated += host.append_with(table, slot, k, v, Overflow::Saturate)? as u64;
     }
 
     let mut staging = Staging::new(kernels.context(), 2, 1 << 16)?;
@@ -92,5 +95,28 @@ pub fn append_agrees_with_the_host(
     }
     let mut bytes = vec![0; PAGES * PAGE_BYTES];
     device.read_pages(&all, &mut bytes)?;
-    same_bytes("append", (format, head_dim), &bytes, host.bytes())
+    same_bytes("append", (format, head_dim), &bytes, host.bytes())?;
+    let counted = appender.saturated(&mut staging, &stream)?.to_le_bytes();
+    same_bytes("count of saturated values", (format, head_dim), &counted, &saturated.to_le_bytes())
+}
+
+/// Rows around a power of two each, from the least to the largest; into every fourth go values that are
+/// too large for some format or for all, and NaN.
+fn wild_rows(noise: &mut Noise, count: usize, stride: usize) -> Vec<f32> {
+    let mut rows = noise.values(count * stride);
+    for (i, row) in rows.chunks_mut(stride).enumerate() {
+        // Rows of plain numbers too, and of zeros.
+        let exponent = if i % 3 == 0 { 0 } else { noise.below(278) as i32 - 150 };
+        let scale = if i % 16 == 5 { 0.0 } else { 2f64.powi(exponent) };
+        row.iter_mut().for_each(|value| *value = (f64::from(*value) * scale) as f32);
+        if i % 4 == 1 {
+            for wild in [7e4, -65_519.0, 65_520.0, 3.4e38, -f32::INFINITY, f32::INFINITY, f32::NAN]
+            {
+                if noise.below(2) == 0 {
+                    row[noise.below(stride)] = wild;
+                }
+            }
+        }
+    }
+    rows
 }
