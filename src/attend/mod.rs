@@ -10,7 +10,9 @@ mod batch;
 mod cpu;
 mod error;
 mod reference;
+mod row;
 mod scores;
+pub(crate) mod settle;
 
 pub use batch::{Batch, Head, Output, Span};
 pub use cpu::CpuAttention;

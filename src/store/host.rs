@@ -40,6 +40,17 @@ impl HostStore {
         Ok(&self.arena.bytes()[self.span(page)])
     }
 
+    /// Overwrites a page, with what [`page`](Self::page) returned before, say: nothing is encoded.
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), StoreError> {
+        check_page(page, self.pages)?;
+        let (got, expected) = (bytes.len(), self.page_bytes);
+        if got != expected {
+            return Err(StoreError::WrongLength { what: "bytes", got, expected });
+        }
+        self.page_mut(page).copy_from_slice(bytes);
+        Ok(())
+    }
+
     fn span(&self, page: u32) -> Range<usize> {
         let start = page as usize * self.page_bytes;
         start..start + self.page_bytes
