@@ -33,6 +33,21 @@ impl Doubts {
         Self { rows: rows.collect() }
     }
 
+    /// Marks the rows of results from elsewhere: not finite somewhere, or of logits too large to be told
+    /// apart. What saw nothing is not in doubt.
+    #[cfg(feature = "cuda")]
+    pub fn mark(out: &[f32], lse: &mut [f32]) {
+        let dim = out.len() / lse.len().max(1);
+        for (row, lse) in lse.iter_mut().enumerate() {
+            let values = &out[row * dim..(row + 1) * dim];
+            let finite = values.iter().all(|value| value.is_finite());
+            let unseen = *lse == f32::NEG_INFINITY && finite;
+            if !unseen && !(finite && lse.abs() < MOST_LOGIT) {
+                *lse = f32::NAN;
+            }
+        }
+    }
+
     /// Computes these rows, `out` and `lse`, as the reference does.
     pub fn settle<S: PageStore + Sync>(
         &self,
