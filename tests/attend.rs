@@ -27,13 +27,7 @@ impl<A: Attention<HostStore>> Backend for Host<A> {
     }
 
     fn effort(&self) -> Effort {
-        Effort {
-            decode: DECODE,
-            prefill: PREFILL,
-            single: SINGLE,
-            long: ((4, 512), 1100),
-            seeds: 5,
-        }
+        Effort { decode: DECODE, prefill: PREFILL, single: SINGLE, long: LONG, seeds: 5 }
     }
 }
 
@@ -42,6 +36,8 @@ impl<A: Attention<HostStore>> Backend for Host<A> {
 const DECODE: &[(usize, usize)] =
     &[(1, 16), (2, 512), (3, 48), (4, 64), (5, 80), (7, 128), (9, 256), (17, 32), (4, 96)];
 const PREFILL: &[(usize, usize)] = &[(1, 128), (3, 64), (4, 80), (17, 16)];
+/// Cut when they stream, when they take panels, when they are scored.
+const LONG: &[((usize, usize), usize)] = &[((4, 512), 1100), ((1, 16), 5000)];
 const SINGLE: &[(usize, usize)] = &[(3, 80), (6, 16), (1, 64)];
 
 /// The instruction set, if this machine has it; says so if not.

@@ -41,7 +41,7 @@ pub struct Effort {
     /// The same for cases about single values.
     pub single: &'static [(usize, usize)],
     /// The same and slots, such that heads are cut and joined again.
-    pub long: ((usize, usize), usize),
+    pub long: &'static [((usize, usize), usize)],
     /// Random batches.
     pub seeds: u64,
 }

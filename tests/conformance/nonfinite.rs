@@ -90,16 +90,17 @@ pub fn infinite_values(backend: &dyn Backend, formats: &[PageFormat]) {
 
 /// Of a head that is cut and joined again, the one piece with a NaN or an infinity shows in the whole.
 pub fn one_piece_of_many(backend: &dyn Backend, formats: &[PageFormat]) {
-    let (of, slots) = backend.effort().long;
-    let scene = || Scene::new(shape(2, of), &[(1, vec![slots; 2])], formats, 3);
-    let mut spoilt = scene();
-    with_key(&mut spoilt, f32::NAN);
-    *spoilt.spans[0].1[1].v.last_mut().unwrap() = f32::NAN;
-    check(backend, &spoilt, 1, "NaN in one piece");
-    let mut spoilt = scene();
-    with_key(&mut spoilt, f32::NEG_INFINITY);
-    *spoilt.spans[0].1[1].v.last_mut().unwrap() = f32::INFINITY;
-    check(backend, &spoilt, 1, "infinities in one piece");
+    for &(of, slots) in backend.effort().long {
+        let scene = || Scene::new(shape(2, of), &[(1, vec![slots; 2])], formats, 3);
+        let mut spoilt = scene();
+        with_key(&mut spoilt, f32::NAN);
+        *spoilt.spans[0].1[1].v.last_mut().unwrap() = f32::NAN;
+        check(backend, &spoilt, 1, "NaN in one piece");
+        let mut spoilt = scene();
+        with_key(&mut spoilt, f32::NEG_INFINITY);
+        *spoilt.spans[0].1[1].v.last_mut().unwrap() = f32::INFINITY;
+        check(backend, &spoilt, 1, "infinities in one piece");
+    }
 }
 
 /// A query sees no newer token, so that a NaN in one is nothing to it.

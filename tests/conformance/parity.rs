@@ -43,7 +43,8 @@ pub fn ragged_batches(backend: &dyn Backend, formats: &[PageFormat]) {
 
 /// Heads that are cut and joined again.
 pub fn long_heads(backend: &dyn Backend, formats: &[PageFormat]) {
-    let (of, slots) = backend.effort().long;
-    let spans = [(1, vec![slots, slots - 1]), (32, vec![slots / 2 + 50, 33])];
-    check(backend, &Scene::new(shape(2, of), &spans, formats, 2), 3, "long heads");
+    for &(of, slots) in backend.effort().long {
+        let spans = [(1, vec![slots, slots - 1]), (32, vec![slots / 2 + 50, 33])];
+        check(backend, &Scene::new(shape(2, of), &spans, formats, 2), 3, "long heads");
+    }
 }

@@ -31,7 +31,7 @@ impl Backend for Device<'_> {
 
     fn effort(&self) -> Effort {
         const SHAPES: &[(usize, usize)] = &[(3, 64)];
-        let long = (SHAPES[0], 1100);
-        Effort { decode: SHAPES, prefill: SHAPES, single: SHAPES, long, seeds: 3 }
+        const LONG: &[((usize, usize), usize)] = &[(SHAPES[0], 1100)];
+        Effort { decode: SHAPES, prefill: SHAPES, single: SHAPES, long: LONG, seeds: 3 }
     }
 }
