@@ -141,11 +141,12 @@ struct Attention {
             for (u32 n = 0; n < NT; ++n)
 #pragma unroll
                 for (u32 e = 0; e < 2; ++e)
-                    if (static_cast<int>(8 * n + e) >= mine) x[h][n][e] = -infinity();
+                    if (static_cast<int>(8 * n + e) >= mine) x[h][n][e] = MASKED;
         }
     }
 
-    // Turns scores into probabilities against the running maximum, which may rise.
+    // Turns scores into probabilities against the running maximum, which may rise. A score that is not
+    // finite makes the row's sum NaN: it would otherwise be a weight of zero without a word.
     static __device__ __forceinline__ void soften(State& state, Block& x) {
         float top[HALVES];
         bool risen = false;
@@ -178,8 +179,10 @@ struct Attention {
             for (u32 n = 0; n < NT; ++n)
 #pragma unroll
                 for (u32 e = 0; e < 2; ++e) {
-                    x[h][n][e] = exp2_fast(x[h][n][e] - state.top[h]);
+                    const float score = x[h][n][e];
+                    x[h][n][e] = exp2_fast(score - state.top[h]);
                     state.sum[h] += x[h][n][e];
+                    state.sum[h] = fmaf(score, 0.0f, state.sum[h]);
                 }
     }
 
@@ -188,6 +191,11 @@ struct Attention {
                                                       const Block& p) {
         typename Values::LoadedScales loaded;
         accumulate_group<0>(state, tile, values, lane, loaded, p);
+    }
+
+    // The logarithm, base 2, of what a row that sees slots sums up to. No weight at all is no result.
+    static __device__ __forceinline__ float log_sum(float top, float sum) {
+        return sum > 0.0f ? top + log2_fast(sum) : not_a_number();
     }
 
     // Writes the first `rows` rows of a warp's state where other lanes can read them.

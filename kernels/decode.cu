@@ -251,9 +251,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 sum += weight * stats[2 * (w * ROWS + r) + 1];
                 o.x += weight * v.x, o.y += weight * v.y, o.z += weight * v.z, o.w += weight * v.w;
             }
-            const float inverse = sum == 0.0f ? 0.0f : divide(1.0f, sum);
+            const bool none = item.slots == 0;
+            const float inverse = none ? 0.0f : divide(1.0f, sum);
             o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
-            const float log_sum = sum == 0.0f ? -infinity() : top + log2_fast(sum);
+            const float log_sum = none ? -infinity() : Attend::log_sum(top, sum);
             if (item.partial == NO_PARTIAL) {
                 Io::store_4(out + static_cast<u64>(row + r) * Io::payload(D), nullptr, channel, o);
                 if (channel == 0) lse[row + r] = log_sum * LN_2;

@@ -18,7 +18,12 @@ constexpr float LOWEST = -3.0e38f;
 constexpr float LOG2_E = 1.4426950408889634f;
 constexpr float LN_2 = 0.6931471805599453f;
 
+// Less than any score that counts: finite, so that zero times it is zero, and below LOWEST by so much
+// that its weight is zero.
+constexpr float MASKED = -3.4e38f;
+
 __device__ __forceinline__ float infinity() { return __int_as_float(0x7f800000); }
+__device__ __forceinline__ float not_a_number() { return __int_as_float(0x7fffffff); }
 
 __device__ constexpr u32 ceil_div(u32 a, u32 b) { return (a + b - 1) / b; }
 __device__ constexpr u32 min_of(u32 a, u32 b) { return a < b ? a : b; }

@@ -154,12 +154,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (u32 i = lane; i < rows * (D / 4); i += WARP) {
         const u32 r = i / (D / 4), channel = i % (D / 4) * 4;
         const float sum = stats[2 * r + 1];
-        const float inverse = sum == 0.0f ? 0.0f : divide(1.0f, sum);
+        const bool none = item.slots == 0;
+        const float inverse = none ? 0.0f : divide(1.0f, sum);
         float4 o = *reinterpret_cast<const float4*>(acc + r * Attend::ACC_ROW + channel);
         o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
         const u64 row = place(r);
         Io::store_4(out + row * Io::payload(D), nullptr, channel, o);
         if (channel == 0)
-            lse[row] = sum == 0.0f ? -infinity() : (stats[2 * r] + log2_fast(sum)) * LN_2;
+            lse[row] = none ? -infinity() : Attend::log_sum(stats[2 * r], sum) * LN_2;
     }
 }

@@ -1,8 +1,12 @@
 //! The CUDA side on a device, where this machine has one.
 #![cfg(feature = "cuda")]
 
+#[path = "cuda_support/backend.rs"]
+mod backend;
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
+#[path = "conformance/mod.rs"]
+mod conformance;
 #[path = "cuda_support/engine.rs"]
 mod engine;
 #[path = "cuda_support/graph.rs"]
@@ -128,6 +132,15 @@ fn a_captured_decode_follows_later_plans() {
     let Some(kernels) = kernels(&context) else { return };
     graph::a_captured_decode_follows_later_plans(&kernels);
 }
+
+/// The suite of all attention backends.
+fn gpu(test: &mut dyn FnMut(&dyn conformance::Backend)) {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    test(&backend::Device(&kernels));
+}
+
+conformance::conformance!(gpu: f32, f16, bf16, i8, k8v16);
 
 /// The formats alike for K and V, and one pair of unlike ones.
 fn few_formats() -> impl Iterator<Item = PageFormat> {

@@ -6,8 +6,14 @@
 #![cfg(feature = "cuda")]
 
 #[cfg(unix)]
+#[path = "cuda_support/backend.rs"]
+mod backend;
+#[cfg(unix)]
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
+#[cfg(unix)]
+#[path = "conformance/mod.rs"]
+mod conformance;
 #[cfg(unix)]
 #[path = "cuda_support/engine.rs"]
 mod engine;
@@ -31,6 +37,8 @@ mod skipped;
 mod kernels_vm {
     mod budgets;
     mod compiling;
+    #[cfg(unix)]
+    mod conformance;
     mod decode;
     mod eviction;
     mod faults;

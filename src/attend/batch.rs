@@ -141,7 +141,7 @@ pub struct Output<'a> {
     /// sees no slot.
     pub out: &'a mut [f32],
     /// `[Σ tokens][query_heads]`: natural logarithm of the sum of the exponentials of the scaled
-    /// scores. −∞ where a query sees no slot.
+    /// scores, held to ±[`f32::MAX`]. −∞ where a query sees no slot, and only there.
     pub lse: &'a mut [f32],
     /// Filled with one score per slot (and, as asked, per query head) when given.
     pub scores: Option<&'a mut SlotScores>,

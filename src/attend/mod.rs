@@ -10,7 +10,9 @@ mod batch;
 mod cpu;
 mod error;
 mod reference;
+mod row;
 mod scores;
+pub(crate) mod settle;
 
 pub use batch::{Batch, Head, Output, Span};
 pub use cpu::CpuAttention;
@@ -23,7 +25,8 @@ pub trait Attention<S> {
     /// Attends with every query of `batch` and overwrites all of `output`.
     ///
     /// Only slots that a query sees can change its result: free slots, newer tokens and pages of
-    /// other tables may hold anything, NaN included.
+    /// other tables may hold anything, NaN included. Finite inputs give finite results, whatever their
+    /// size; NaN and infinities do what they do to the formulas in f64.
     ///
     /// # Errors
     /// Page ids, table lengths, layouts and buffer lengths are checked before anything is read.

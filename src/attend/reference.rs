@@ -1,6 +1,6 @@
 //! Attention as it is written down: f64, plain loops, no trick. The oracle of every other backend.
 
-use super::{AttendError, Attention, Batch, Output, Reduce};
+use super::{AttendError, Attention, Batch, Output, Reduce, row::Row};
 use crate::store::{PageStore, TablePages};
 
 /// The reference. Works on every store, because it reads slots through [`PageStore::read`].
@@ -20,7 +20,6 @@ impl<S: PageStore> Attention<S> for Reference {
         batch.check(store, &output)?;
         let shape = batch.shape;
         let (group, dim) = (shape.group(), shape.head_dim());
-        let scale = 1.0 / (dim as f64).sqrt();
         let mut scores = output.scores.take();
         if let Some(scores) = &mut scores {
             scores.reset(batch);
@@ -31,6 +30,7 @@ impl<S: PageStore> Attention<S> for Reference {
             batch.spans.iter().map(|s| scores.as_ref().map(|scores| scores.tokens(s))).collect();
         let mut scored = scores.map(|s| s.heads_mut()).unwrap_or_default();
 
+        let mut state = Row::default();
         let mut first_token = 0;
         for (s, span) in batch.spans.iter().enumerate() {
             for (h, head) in span.heads.iter().enumerate() {
@@ -42,27 +42,18 @@ impl<S: PageStore> Attention<S> for Reference {
                     let visible = span.visible(h, token);
                     for g in 0..group {
                         let row = (first_token + token) * shape.query_heads() + h * group + g;
-                        let q = &batch.q[row * dim..(row + 1) * dim];
-                        let keys = k.chunks_exact(dim).take(visible);
-                        let logits: Vec<f64> = keys.map(|k| scale * dot(q, k)).collect();
-                        let (p, lse) = softmax(&logits);
-                        output.lse[row] = lse as f32;
-                        for (c, out) in
-                            output.out[row * dim..(row + 1) * dim].iter_mut().enumerate()
-                        {
-                            let values = v.iter().skip(c).step_by(dim).map(|&v| f64::from(v));
-                            *out = p.iter().zip(values).map(|(p, v)| p * v).sum::<f64>() as f32;
-                        }
+                        state.clear(dim);
+                        state.score(&batch.q[row * dim..][..dim], &k[..visible * dim]);
+                        output.lse[row] = state.soften();
+                        state.add(0, &v[..visible * dim]);
+                        state.write(&mut output.out[row * dim..][..dim]);
                         if windows[s].as_ref().is_some_and(|window| window.contains(&token)) {
                             let offset = match reduce {
                                 Some(Reduce::PerQueryHead) => g * head.slots,
                                 _ => 0,
                             };
                             let sums = &mut scored[s * shape.kv_heads() + h][offset..];
-                            let counted = visible.saturating_sub(skip);
-                            for (sum, p) in sums.iter_mut().zip(&p[..counted]) {
-                                *sum += (p * p) as f32;
-                            }
+                            state.add_squares(&mut sums[..visible.saturating_sub(skip)]);
                         }
                     }
                 }
@@ -71,16 +62,4 @@ impl<S: PageStore> Attention<S> for Reference {
         }
         Ok(())
     }
-}
-
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
-}
-
-/// Probabilities and the logarithm of the sum of exponentials. Nothing: no probabilities, −∞.
-fn softmax(logits: &[f64]) -> (Vec<f64>, f64) {
-    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let exp: Vec<f64> = logits.iter().map(|x| (x - max).exp()).collect();
-    let sum: f64 = exp.iter().sum();
-    (exp.iter().map(|e| e / sum).collect(), max + sum.ln())
 }

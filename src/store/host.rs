@@ -40,28 +40,14 @@ impl HostStore {
         Ok(&self.arena.bytes()[self.span(page)])
     }
 
-    /// Makes K or V of some slots read as NaN, in any format: no append stores that. It is for tests of
-    /// what a defect upstream does to attention.
-    pub fn poison_slots(
-        &mut self,
-        table: TablePages<'_>,
-        slots: Range<usize>,
-        side: Side,
-    ) -> Result<(), StoreError> {
-        check_table(self, table, &slots)?;
-        let (format, region) = match side {
-            Side::Key => (table.layout.format.k, table.layout.k),
-            Side::Value => (table.layout.format.v, table.layout.v),
-        };
-        for slot in slots {
-            let (page, slot) = locate(table, slot);
-            let (payload, scales) = ranges(region, slot);
-            let bytes = self.page_mut(page);
-            // Scales come after all payloads of the page.
-            let (front, back) = bytes.split_at_mut(scales.start);
-            let scales = &mut back[..scales.len()];
-            format.visit(Poison { payload: &mut front[payload], scales });
+    /// Overwrites a page, with what [`page`](Self::page) returned before, say: nothing is encoded.
+    pub fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<(), StoreError> {
+        check_page(page, self.pages)?;
+        let (got, expected) = (bytes.len(), self.page_bytes);
+        if got != expected {
+            return Err(StoreError::WrongLength { what: "bytes", got, expected });
         }
+        self.page_mut(page).copy_from_slice(bytes);
         Ok(())
     }
 
@@ -181,18 +167,5 @@ impl PageStore for HostStore {
         // need not know which format the page had.
         pages.iter().for_each(|&page| self.page_mut(page).fill(0xff));
         Ok(())
-    }
-}
-
-struct Poison<'a> {
-    payload: &'a mut [u8],
-    scales: &'a mut [u8],
-}
-
-impl CodecVisitor for Poison<'_> {
-    type Output = ();
-
-    fn visit<C: Codec>(self) {
-        C::poison(self.payload, self.scales);
     }
 }

@@ -236,30 +236,3 @@ fn values_beyond_a_format_are_refused_or_saturated() {
         }
     }
 }
-
-/// K alone or V alone reads as NaN, in every format, and nothing else changes.
-#[test]
-fn slots_are_poisoned_by_side() {
-    for &format in SlotFormat::ALL {
-        for side in [Side::Key, Side::Value] {
-            let layout = layout(PageFormat::both(format));
-            let table = TablePages { pages: &[1], layout: &layout };
-            let mut store = HostStore::new(2, 1024).unwrap();
-            let values = rows(4, 4);
-            store.append(table, 0, dense(&values), dense(&values)).unwrap();
-            let (k, v) = read(&store, table, 4);
-            store.poison_slots(table, 1..3, side).unwrap();
-            let now = read(&store, table, 4);
-            let (hit, hit_before, other, other_before) = match side {
-                Side::Key => (now.0, k, now.1, v),
-                Side::Value => (now.1, v, now.0, k),
-            };
-            assert_eq!(other, other_before);
-            assert!(hit[HEAD_DIM..3 * HEAD_DIM].iter().all(|x| x.is_nan()));
-            assert_eq!(hit[..HEAD_DIM], hit_before[..HEAD_DIM]);
-            assert_eq!(hit[3 * HEAD_DIM..], hit_before[3 * HEAD_DIM..]);
-            let beyond = store.poison_slots(table, 0..layout.slots + 1, side);
-            assert!(matches!(beyond, Err(StoreError::NoSuchSlot { .. })));
-        }
-    }
-}

@@ -12,6 +12,7 @@ use headwise::{
     base::CacheShape,
     cuda::{
         CudaStore, Kernels,
+        cache::KernelCache,
         driver::{Context, Stream},
         verify::{
             AttentionCase, append_agrees_with_the_host, attention_errors,
@@ -102,7 +103,9 @@ pub fn device(arch: c_int, test: impl FnOnce(&Fake, &Context, &Arc<Kernels>)) {
     let fake = Rc::new(fake);
     FAKE.set(Some(Rc::clone(&fake)));
     let context = Context::new(&fake.open().unwrap(), 0).unwrap();
-    let kernels = Arc::new(Kernels::new(&context, nvrtc, None));
+    // Tests of one format share their kernels.
+    let cache = KernelCache::new(concat!(env!("CARGO_TARGET_TMPDIR"), "/kernels"));
+    let kernels = Arc::new(Kernels::new(&context, nvrtc, Some(cache)));
     test(&fake, &context, &kernels);
     drop((context, kernels));
     assert_eq!(fake.live(), 0, "handles were leaked");

@@ -2,7 +2,8 @@
 
 use crate::base::simd::Simd;
 
-/// `2^x` for `x <= 0`, to about 2e-7 relative plus 2^-126 absolute; 0 for `x <= -126`, −∞ included.
+/// `2^x` for `x <= 0`, to about 2e-7 relative plus 2^-126 absolute; 0 for `x <= -126`, −∞ included, and
+/// NaN for NaN.
 ///
 /// Cody–Waite reduction to `[-½, ½]` (Muller, "Elementary Functions", 3rd ed., ch. 11), then the
 /// polynomial of degree 6.
@@ -41,7 +42,8 @@ mod tests {
     impl SimdVisitor for Exp2 {
         type Output = f32;
         fn visit<S: Simd>(self, simd: S) -> f32 {
-            simd.vectorize(|| simd.reduce_max(exp2(simd, simd.splat(self.0))))
+            // A sum keeps a NaN; all lanes are alike, and their number a power of two.
+            simd.vectorize(|| simd.reduce_add(exp2(simd, simd.splat(self.0))) / S::LANES as f32)
         }
     }
 
@@ -57,6 +59,7 @@ mod tests {
             assert_eq!(visit(isa, Exp2(-126.0)), 0.0);
             assert_eq!(visit(isa, Exp2(-1e30)), 0.0);
             assert_eq!(visit(isa, Exp2(f32::NEG_INFINITY)), 0.0);
+            assert!(visit(isa, Exp2(f32::NAN)).is_nan(), "{isa:?}: NaN is lost");
         }
     }
 }

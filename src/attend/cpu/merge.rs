@@ -13,7 +13,8 @@ use crate::{attend::Batch, base::simd::Simd};
 /// Tokens that one thread merges at least: merging a token reads a few kilobytes.
 const MIN_TOKENS: usize = 16;
 
-/// Merges the states that the items of `plan` left in `states`, divides, and writes the results.
+/// Merges the states that the items of `plan` left in `states`, divides, and writes the results. Rows
+/// that f32 did not hold get a log-sum-exp of NaN, and their output is to be computed otherwise.
 ///
 /// With maxima `m_i`, sums `l_i` and values `o_i` of the pieces and `m` the largest `m_i`:
 /// `out = Σ 2^(m_i − m) o_i / Σ 2^(m_i − m) l_i`, and the log-sum-exp is `ln 2 · (m + log2 Σ …)`.
@@ -54,7 +55,8 @@ pub(super) fn merge<S: Simd>(
     });
 }
 
-/// Merges `(max, sum, values)` of the pieces into `out`; returns the natural log-sum-exp.
+/// Merges `(max, sum, values)` of the pieces into `out`; returns the natural log-sum-exp, or NaN if a
+/// piece is in doubt or the values overflowed.
 fn merge_row<'a, S: Simd>(
     simd: S,
     pieces: impl Iterator<Item = (f32, f32, &'a [f32])> + Clone,
@@ -77,5 +79,23 @@ fn merge_row<'a, S: Simd>(
             }
         },
     );
-    LN_2 * (max + sum.log2())
+    if finite(simd, out) { LN_2 * (max + sum.log2()) } else { f32::NAN }
+}
+
+/// Whether all values are finite, which are whole vectors.
+fn finite<S: Simd>(simd: S, values: &[f32]) -> bool {
+    assert!(values.len().is_multiple_of(S::LANES));
+    let nothing = simd.vectorize(
+        #[inline(always)]
+        || {
+            let zero = simd.splat(0.0);
+            let mut nothing = zero;
+            for i in (0..values.len()).step_by(S::LANES) {
+                // SAFETY: whole vectors, checked above. 0 · ∞ is NaN.
+                nothing = unsafe { simd.mul_add(simd.load(values.as_ptr().add(i)), zero, nothing) };
+            }
+            simd.reduce_add(nothing)
+        },
+    );
+    nothing == 0.0
 }

@@ -2,12 +2,13 @@
 //!
 //! A batch is cut into items (query tokens, KV head, piece of the head's slots) that threads take in
 //! any order; each leaves an online-softmax state, and the states of a row are merged by their
-//! log-sum-exp. Items with few query rows *stream* K and V from the pages ([`stream`]); items with
+//! log-sum-exp. Rows that f32 does not hold are computed once more in f64 ([`settle`]). Items with few query rows *stream* K and V from the pages ([`stream`]); items with
 //! many *panel* them through matrix products ([`panel`]). `docs/attention.md` says why.
 
 mod accumulate;
 mod dispatch;
 mod dot;
+mod doubt;
 mod exp;
 mod item;
 mod merge;
@@ -28,10 +29,13 @@ use self::{
     side::Side,
     stream::{Sides, State},
 };
-use super::{AttendError, Attention, Batch, Output};
+use super::{
+    AttendError, Attention, Batch, Output,
+    settle::{self, Doubts},
+};
 use crate::{
     base::simd::{Isa, Simd},
-    store::HostStore,
+    store::{HostStore, StoreError},
 };
 
 /// Attention over a [`HostStore`], parallel over the current rayon pool.
@@ -79,9 +83,9 @@ impl Attention<HostStore> for CpuAttention {
     ) -> Result<(), AttendError> {
         batch.check(store, &output)?;
         let mut buffer = self.buffers.lock().pop().unwrap_or_default();
-        dispatch::visit(self.isa, Run { store, batch, output, buffer: &mut buffer });
+        let done = dispatch::visit(self.isa, Run { store, batch, output, buffer: &mut buffer });
         self.buffers.lock().push(buffer);
-        Ok(())
+        Ok(done?)
     }
 }
 
@@ -94,9 +98,9 @@ struct Run<'a, 'b> {
 }
 
 impl SimdVisitor for Run<'_, '_> {
-    type Output = ();
+    type Output = Result<(), StoreError>;
 
-    fn visit<S: Simd>(self, simd: S) {
+    fn visit<S: Simd>(self, simd: S) -> Self::Output {
         let Run { store, batch, output, buffer } = self;
         let plan = Plan::new(batch);
         let sides: Vec<Sides<'_, S>> = (batch.spans.iter())
@@ -130,9 +134,14 @@ impl SimdVisitor for Run<'_, '_> {
         in_parallel(items, |item| item.run(simd, batch));
 
         merge::merge(simd, batch, &plan, buffer, output.out, output.lse);
+        let doubts = Doubts::of(output.lse);
+        doubts.settle(store, batch, output.out, output.lse)?;
         if let Some(scores) = output.scores {
-            window::score(simd, batch, &plan, &sides, output.lse, scores);
+            let mut unsure = doubts.unsure_heads(batch, output.lse, scores);
+            window::score(simd, batch, &plan, &sides, output.lse, scores, &mut unsure);
+            settle::rescore(store, batch, &unsure, scores)?;
         }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::{
+    doubt::doubt,
     exp::exp2,
     ops::Walk,
     stream::{NO_SCORE, Sides, State},
@@ -198,7 +199,7 @@ impl Panel<'_> {
     }
 
     /// Turns the visible scores into weights under the rows' new maxima and returns what the values
-    /// so far must be multiplied with.
+    /// so far must be multiplied with. Rows with a score in [doubt](doubt()) get a sum of NaN.
     ///
     /// # Safety
     /// The buffers are of the lengths that `attend` checks.
@@ -213,14 +214,16 @@ impl Panel<'_> {
                 let scores = self.scores.as_mut_ptr().add(offset);
                 let max_at = self.max.as_mut_ptr().add(offset);
                 let old = simd.load(max_at);
-                let mut new = old;
+                let (mut new, mut min) = (old, simd.splat(0.0));
                 for slot in 0..self.visible {
-                    new = simd.max(new, simd.load(scores.add(slot * width)));
+                    let score = simd.load(scores.add(slot * width));
+                    (new, min) = (simd.max(new, score), simd.min(min, score));
                 }
                 simd.store(max_at, new);
                 *shrink = exp2(simd, simd.sub(old, new));
                 let sum_at = self.sum.as_mut_ptr().add(offset);
-                let mut sum = simd.mul(simd.load(sum_at), *shrink);
+                let doubts = simd.add(doubt(simd, new), doubt(simd, min));
+                let mut sum = simd.mul_add(simd.load(sum_at), *shrink, doubts);
                 for slot in 0..self.visible {
                     let p = scores.add(slot * width);
                     let weight = exp2(simd, simd.sub(simd.load(p), new));

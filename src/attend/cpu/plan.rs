@@ -135,3 +135,85 @@ pub(super) fn pieces(table: &Head<'_>, slots: usize, most: usize) -> (usize, usi
     let piece = slots.div_ceil(pieces.max(1)).next_multiple_of(unit).max(1);
     (piece, slots.div_ceil(piece))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        base::CacheShape,
+        format::{PageFormat, PageLayout, SlotFormat},
+    };
+
+    /// A page of so many bytes that it has about `page_slots` slots.
+    fn layout(page_slots: usize) -> PageLayout {
+        let format = PageFormat::both(SlotFormat::F16);
+        let bytes = PageLayout::page_bytes_for(format, 64, page_slots).unwrap();
+        PageLayout::new(format, 64, bytes).unwrap()
+    }
+
+    proptest! {
+        /// Every piece has slots, and together they have all: a piece of none would be a state to clear,
+        /// merge and carry about for nothing.
+        #[test]
+        fn pieces_have_slots_and_cover_a_head(
+            page_slots in 1usize..600,
+            slots in 0usize..20_000,
+            most in 0usize..5_000,
+        ) {
+            let layout = layout(page_slots);
+            let head = Head { pages: &[], slots, layout: &layout };
+            let (piece, pieces) = pieces(&head, slots, most);
+            prop_assert!(piece * pieces >= slots);
+            prop_assert!(pieces == 0 || piece * (pieces - 1) < slots);
+            prop_assert!(pieces < 2 || piece <= most.max(CHUNK).next_multiple_of(CHUNK.max(page_slots)));
+            let aligned = layout.slots >= CHUNK || piece % layout.slots == 0;
+            prop_assert!(aligned, "a small page is cut: {piece} of {}", layout.slots);
+        }
+
+        /// Every token of every head is in the one block that is found for it, and a block's pieces have
+        /// the slots that its last token sees.
+        #[test]
+        fn blocks_are_found_again(
+            group in 1usize..20,
+            spans in prop::collection::vec((0usize..300, 0usize..3_000), 0..4),
+        ) {
+            let layout = layout(16);
+            let heads: Vec<[Head<'_>; 2]> = spans
+                .iter()
+                .map(|&(_, slots)| [slots, slots / 7].map(|slots| Head { pages: &[], slots, layout: &layout }))
+                .collect();
+            let spans: Vec<Span<'_>> = (spans.iter().zip(&heads))
+                .map(|(&(tokens, _), heads)| Span { tokens, heads })
+                .collect();
+            let shape = CacheShape::new(1, 2, 2 * group, 64).unwrap();
+            let batch = Batch { shape, spans: &spans, q: &[] };
+            let plan = Plan::new(&batch);
+            let mut found = vec![0usize; plan.blocks.len()];
+            for token in 0..batch.tokens() {
+                let (span, token) = plan.locate(token);
+                prop_assert!(token < spans[span].tokens);
+                for head in 0..2 {
+                    let at = plan.block(span, head, token);
+                    let block = &plan.blocks[at];
+                    prop_assert_eq!((block.span, block.head), (span, head));
+                    prop_assert!(block.tokens.contains(&token));
+                    found[at] += 1;
+                }
+            }
+            for (block, found) in plan.blocks.iter().zip(found) {
+                prop_assert_eq!(found, block.tokens.len());
+                prop_assert_eq!(block.panels, spans[block.span].tokens * group > STREAM_ROWS);
+                prop_assert!(!block.panels || found == 1 || found * group <= PANEL_ROWS);
+                let visible = spans[block.span].visible(block.head, block.tokens.end - 1);
+                let slots = (0..block.pieces).map(|i| block.slots(i, &spans[block.span]));
+                let end = slots.fold(0, |end, slots| {
+                    assert!(slots.start == end && slots.end > end);
+                    slots.end
+                });
+                prop_assert_eq!(end, visible);
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::{
+    doubt::doubt,
     exp::exp2,
     ops::{MAX_ROWS, Matrix, Walk},
     side::{QUAD, Side},
@@ -128,7 +129,8 @@ pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -
 }
 
 /// Turns each row's `count` scores into weights `2^(score − max)` under its new maximum, and brings
-/// the row's sum and values under that maximum.
+/// the row's sum and values under that maximum. A row with a score that is in [doubt](doubt()) gets a
+/// sum of NaN.
 fn softmax<S: Simd>(
     simd: S,
     scores: &mut [f32; MAX_ROWS * CHUNK],
@@ -144,17 +146,22 @@ fn softmax<S: Simd>(
         || {
             let rows = scores.chunks_exact_mut(CHUNK).zip(state.out.chunks_exact_mut(head_dim));
             for (r, (scores, out)) in rows.enumerate() {
-                scores[count..padded].fill(f32::NEG_INFINITY);
                 let scores = &mut scores[..padded];
+                // Padding that is neither the largest nor the smallest, and then has no weight.
+                let first = scores[0];
+                scores[count..].fill(first);
                 // SAFETY: `scores` and `out` are whole vectors, checked above.
                 unsafe {
-                    let mut max = simd.splat(state.max[r]);
+                    let (mut max, mut min) = (simd.splat(state.max[r]), simd.splat(0.0));
                     for i in (0..padded).step_by(S::LANES) {
-                        max = simd.max(max, simd.load(scores.as_ptr().add(i)));
+                        let score = simd.load(scores.as_ptr().add(i));
+                        (max, min) = (simd.max(max, score), simd.min(min, score));
                     }
+                    scores[count..].fill(f32::NEG_INFINITY);
                     let (old, new) = (state.max[r], simd.reduce_max(max));
                     let base = simd.splat(new);
-                    let mut sum = simd.splat(0.0);
+                    // A NaN that both dropped makes its own weight NaN.
+                    let mut sum = simd.add(doubt(simd, base), doubt(simd, min));
                     for i in (0..padded).step_by(S::LANES) {
                         let p = scores.as_mut_ptr().add(i);
                         let weight = exp2(simd, simd.sub(simd.load(p), base));

@@ -1,8 +1,14 @@
 //! Eviction scores: a second pass over K for the last query tokens, with the log-sum-exp at hand.
 
-use std::{cell::RefCell, f32::consts::LOG2_E, ops::Range};
+use std::{
+    cell::RefCell,
+    f32::consts::LOG2_E,
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::{
+    doubt::doubt,
     exp::exp2,
     in_parallel, item,
     ops::{MAX_ROWS, Matrix, Walk},
@@ -24,13 +30,15 @@ struct Job<'a> {
     slots: Range<usize>,
     /// The scores of these slots: a row for each query head of the group, or one for all.
     scores: Vec<&'a mut [f32]>,
+    unsure: &'a AtomicBool,
 }
 
 thread_local! {
     static QUERIES: RefCell<Vec<f32>> = RefCell::default();
 }
 
-/// Fills `scores`, given the natural log-sum-exp of every query row.
+/// Fills `scores`, given the natural log-sum-exp of every query row, for the heads that are not `unsure`,
+/// and adds to these the heads with a logit in [doubt](doubt()).
 pub(super) fn score<S: Simd>(
     simd: S,
     batch: &Batch<'_>,
@@ -38,15 +46,17 @@ pub(super) fn score<S: Simd>(
     sides: &[Sides<'_, S>],
     lse: &[f32],
     scores: &mut SlotScores,
+    unsure: &mut [bool],
 ) {
     scores.reset(batch);
+    let found: Vec<AtomicBool> = unsure.iter().map(|_| AtomicBool::new(false)).collect();
     let (kv_heads, reduce, skip) = (batch.shape.kv_heads(), scores.reduce(), scores.skip_newest());
     let windows: Vec<_> = batch.spans.iter().map(|span| scores.tokens(span)).collect();
     let mut jobs = Vec::new();
     for (index, head) in scores.heads_mut().into_iter().enumerate() {
         let (span, h) = (index / kv_heads, index % kv_heads);
         let table = &batch.spans[span].heads[h];
-        if table.slots == 0 || windows[span].is_empty() {
+        if table.slots == 0 || windows[span].is_empty() || unsure[index] {
             continue;
         }
         let (piece, pieces) = plan::pieces(table, table.slots, PIECE);
@@ -57,6 +67,7 @@ pub(super) fn score<S: Simd>(
             head: h,
             slots: i * piece..((i + 1) * piece).min(table.slots),
             scores: rows.iter_mut().filter_map(Iterator::next).collect(),
+            unsure: &found[index],
         }));
     }
     in_parallel(jobs, |job| {
@@ -67,6 +78,9 @@ pub(super) fn score<S: Simd>(
             job.run(simd, batch, sides, (first_token, window), lse, (reduce, skip), q);
         });
     });
+    for (unsure, found) in unsure.iter_mut().zip(found) {
+        *unsure |= found.into_inner();
+    }
 }
 
 impl Job<'_> {
@@ -120,10 +134,14 @@ impl Job<'_> {
             }
             first = chunk.end;
         }
+        if self.scores.iter().any(|scores| scores.iter().any(|x| x.is_nan())) {
+            self.unsure.store(true, Ordering::Relaxed);
+        }
     }
 }
 
-/// `sums[i] += (2^(logits[i] − lse))²`; `logits` is a whole row of a chunk.
+/// `sums[i] += (2^(logits[i] − lse))²`, or NaN where the logit is in doubt; `logits` is a whole row of a
+/// chunk.
 fn add_squares<S: Simd>(simd: S, logits: &[f32], lse: f32, sums: &mut [f32]) {
     assert!(logits.len() == CHUNK && sums.len() <= CHUNK && CHUNK.is_multiple_of(S::LANES));
     simd.vectorize(
@@ -134,8 +152,12 @@ fn add_squares<S: Simd>(simd: S, logits: &[f32], lse: f32, sums: &mut [f32]) {
             for i in (0..sums.len()).step_by(S::LANES) {
                 // SAFETY: vectors start before `sums.len() <= CHUNK`, and CHUNK is whole vectors.
                 unsafe {
-                    let p = exp2(simd, simd.sub(simd.load(logits.as_ptr().add(i)), base));
-                    simd.store(squares.as_mut_ptr().add(i), simd.mul(p, p));
+                    let logit = simd.load(logits.as_ptr().add(i));
+                    // Rounding may leave the logarithm of a probability above 0, by a hundredth.
+                    let log = simd.min(simd.splat(0.0), simd.sub(logit, base));
+                    let p = exp2(simd, log);
+                    let square = simd.mul_add(p, p, doubt(simd, logit));
+                    simd.store(squares.as_mut_ptr().add(i), square);
                 }
             }
             for (sum, square) in sums.iter_mut().zip(squares) {

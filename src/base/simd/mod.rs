@@ -81,9 +81,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, fused where the set has it.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger of each lane; a NaN in either operand may be dropped.
+    /// The larger of each lane. NaN where `b` is; where only `a` is, NaN or `b`.
     fn max(self, a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller of each lane; a NaN in either operand may be dropped.
+    /// The smaller of each lane. NaN where `b` is; where only `a` is, NaN or `b`.
     fn min(self, a: Self::V, b: Self::V) -> Self::V;
     /// Rounded to the nearest integer, ties to even.
     fn round(self, a: Self::V) -> Self::V;
@@ -91,7 +91,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn exp2_int(self, a: Self::V) -> Self::V;
     /// Sum over the lanes.
     fn reduce_add(self, a: Self::V) -> f32;
-    /// Maximum over the lanes.
+    /// Maximum over the lanes; a NaN may be dropped.
     fn reduce_max(self, a: Self::V) -> f32;
     /// `a`, computed here: keeps the compiler from putting the work off until registers run out.
     #[inline(always)]

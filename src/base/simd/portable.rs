@@ -85,12 +85,13 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn max(self, a: V, b: V) -> V {
-        zip(a, b, f32::max)
+        // Not `f32::max`, which drops a NaN.
+        zip(a, b, |a, b| if a > b { a } else { b })
     }
 
     #[inline(always)]
     fn min(self, a: V, b: V) -> V {
-        zip(a, b, f32::min)
+        zip(a, b, |a, b| if a < b { a } else { b })
     }
 
     #[inline(always)]
@@ -100,7 +101,8 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn exp2_int(self, a: V) -> V {
-        a.map(|x| f32::from_bits((((x as i32) + 127) << 23) as u32))
+        // Wraps: what is not in the range, NaN above all, only has to come to an end.
+        a.map(|x| f32::from_bits(((x as i32).wrapping_add(127) << 23) as u32))
     }
 
     #[inline(always)]

@@ -24,6 +24,9 @@ fn check<S: Simd>(simd: S) {
     assert_eq!(store(simd.mul_add(va, vb, va)), zip(|a, b| a * b + a));
     assert_eq!(store(simd.max(va, vb)), zip(f32::max));
     assert_eq!(store(simd.min(va, vb)), zip(f32::min));
+    let nan = simd.splat(f32::NAN);
+    assert!(store(simd.max(va, nan)).iter().all(|x| x.is_nan()), "max drops a NaN");
+    assert!(store(simd.min(va, nan)).iter().all(|x| x.is_nan()), "min drops a NaN");
     let rounded: Vec<f32> = a.iter().map(|x| x.round_ties_even()).collect();
     assert_eq!(store(simd.round(va)), rounded);
     assert_eq!(simd.reduce_add(va), a.iter().sum::<f32>());

@@ -6,7 +6,10 @@ use parking_lot::Mutex;
 
 use super::{DecodeHead, Decoder, PrefillHead, Prefiller, Tensors, WindowHead, WindowScorer};
 use crate::{
-    attend::{AttendError, Attention, Batch, Output, Reduce, SlotScores},
+    attend::{
+        AttendError, Attention, Batch, Output, Reduce, SlotScores,
+        settle::{self, Doubts},
+    },
     cuda::{
         CudaError, CudaStore, Kernels, Staging, driver::Stream, growing::Growing,
         kernels::Specialisation,
@@ -19,7 +22,8 @@ use crate::{
 const STAGING: (usize, usize) = (4, 1 << 20);
 
 /// Attention on a device for engines whose queries are in host memory: one call copies them there and
-/// the results back. All work runs in the store's stream.
+/// the results back. All work runs in the store's stream. Rows that the kernels leave in doubt are computed
+/// once more on the host, as the contract wants them.
 #[derive(Debug)]
 pub struct CudaAttention {
     kernels: Arc<Kernels>,
@@ -104,12 +108,17 @@ impl Attention<CudaStore> for CudaAttention {
             output.out[rows.start * dim..rows.end * dim].fill(0.0);
             output.lse[rows].fill(f32::NEG_INFINITY);
         }
+        Doubts::mark(output.out, output.lse);
+        let doubts = Doubts::of(output.lse);
+        doubts.settle(store, batch, output.out, output.lse)?;
         if let Some(scores) = scores {
             for slots in parts.unscored {
                 let group = batch.shape.group();
                 sums[slots.start * group..slots.end * group].fill(0.0);
             }
             reduce(scores, &sums, batch);
+            let unsure = doubts.unsure_heads(batch, output.lse, scores);
+            settle::rescore(store, batch, &unsure, scores)?;
         }
         Ok(())
     }

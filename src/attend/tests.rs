@@ -1,9 +1,12 @@
-//! Each bad input gives its error and leaves the output alone.
+//! Each bad input gives its error and leaves the output alone. What attention computes is tested by the
+//! suite of all backends, `tests/attend.rs`.
 
-use super::*;
+use super::{AttendError, Attention, Batch, Head, Output, Reduce, SlotScores, Span};
 use crate::{
     attend::{CpuAttention, Reference},
-    base::simd::Isa,
+    base::{CacheShape, simd::Isa},
+    format::{PageFormat, PageLayout, SlotFormat},
+    store::HostStore,
 };
 
 /// Runs both backends on a batch with `heads`, tokens, and buffer lengths made by `f`.
@@ -69,8 +72,11 @@ fn lengths() {
     }
     assert_eq!(refuse(|case| case.lens[2] = 0).to_string(), "lse has 0 values, expected 12");
     assert!(matches!(refuse(|case| case.tokens = 4), AttendError::WrongLength { what: "q", .. }));
-    let huge = refuse(|case| case.tokens = usize::MAX / 2);
-    assert_eq!(huge, AttendError::TooLarge { tokens: usize::MAX / 2 });
+    // Their rows overflow, or the values of these.
+    for tokens in [usize::MAX / 2, usize::MAX / 8] {
+        let huge = refuse(|case| case.tokens = tokens);
+        assert_eq!(huge, AttendError::TooLarge { tokens });
+    }
 }
 
 #[test]
@@ -109,4 +115,42 @@ fn layouts() {
 fn instruction_sets() {
     let foreign = if cfg!(target_arch = "x86_64") { Isa::Neon } else { Isa::Avx2 };
     assert_eq!(CpuAttention::with_isa(foreign).unwrap_err(), AttendError::NoSuchIsa(foreign));
+}
+
+/// Every head of every span is checked, not only the first with a layout of its own.
+#[test]
+fn heads_after_good_ones() {
+    let shape = CacheShape::new(1, 2, 2, 64).unwrap();
+    let of = |format| PageLayout::new(PageFormat::both(format), 64, 4096).unwrap();
+    let (f16, i8) = (of(SlotFormat::F16), of(SlotFormat::I8));
+    let forged = PageLayout { slots: f16.slots + 1, ..f16 };
+    let other = PageLayout::new(PageFormat::default(), 128, 4096).unwrap();
+    let head = |layout, page| Head { pages: page, slots: 5, layout };
+    let store = HostStore::new(3, 4096).unwrap();
+    for place in 0..4 {
+        let refused = |bad: Head<'_>| {
+            // Good layouts differ, so that each is one that was not looked at just before.
+            let mut heads = [&f16, &i8, &f16, &i8].map(|layout| head(layout, &[2]));
+            heads[place] = bad;
+            let spans =
+                [Span { tokens: 1, heads: &heads[..2] }, Span { tokens: 1, heads: &heads[2..] }];
+            let q = [0.0; 256];
+            let batch = Batch { shape, spans: &spans, q: &q };
+            let (mut out, mut lse) = ([0.0; 256], [0.0; 4]);
+            let output = Output { out: &mut out, lse: &mut lse, scores: None };
+            CpuAttention::new().attend(&store, &batch, output)
+        };
+        let (span, head_) = (place / 2, place % 2);
+        assert_eq!(refused(head(&f16, &[0])), Ok(()));
+        let forgery = AttendError::ForgedLayout { span, head: head_ };
+        assert_eq!(refused(head(&forged, &[0])), Err(forgery));
+        let dims = AttendError::WrongHeadDim { span, head: head_, layout: 128, shape: 64 };
+        assert_eq!(refused(head(&other, &[0])), Err(dims));
+        let page = AttendError::NoSuchPage { span, head: head_, page: 3, pages: 3 };
+        assert_eq!(refused(head(&i8, &[3])), Err(page));
+        let (slots, pages) = (5, 0);
+        let few =
+            AttendError::TooFewPages { span, head: head_, slots, pages, page_slots: i8.slots };
+        assert_eq!(refused(head(&i8, &[])), Err(few));
+    }
 }

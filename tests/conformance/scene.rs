@@ -1,0 +1,193 @@
+//! What is attended to: any keys, values and queries, infinities and NaN included.
+
+use headwise::{
+    attend::{Batch, Head, Span},
+    base::CacheShape,
+    format::{Codec, CodecVisitor, PageFormat, PageLayout, Region, SlotFormat},
+    store::{HostStore, PageStore},
+};
+
+const PAGE_BYTES: usize = 8192;
+
+/// A small generator (SplitMix64), so that scenes depend on nothing but their seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() >> 11) as usize % end
+    }
+
+    /// Values with mean 0 and this standard deviation.
+    pub fn values(&mut self, count: usize, deviation: f32) -> Vec<f32> {
+        let mut unit = || (self.next() >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+        (0..count).map(|_| 12f32.sqrt() * deviation * unit()).collect()
+    }
+}
+
+/// A head table.
+pub struct Table {
+    pub format: PageFormat,
+    /// `[slots][head_dim]`
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+/// Sequences, before they are in pages.
+pub struct Scene {
+    pub shape: CacheShape,
+    /// Query tokens of each span, and its tables.
+    pub spans: Vec<(usize, Vec<Table>)>,
+    /// `[tokens][query heads][head_dim]`
+    pub q: Vec<f32>,
+    pub seed: u64,
+}
+
+impl Scene {
+    /// Spans of `(query tokens, slots of each head)`; tables take `formats` in turn.
+    pub fn new(
+        shape: CacheShape,
+        spans: &[(usize, Vec<usize>)],
+        formats: &[PageFormat],
+        seed: u64,
+    ) -> Self {
+        let mut random = Random(seed);
+        let dim = shape.head_dim();
+        let mut formats = formats.iter().copied().cycle().skip(seed as usize % formats.len());
+        let mut table = |slots: usize| Table {
+            format: formats.next().unwrap(),
+            k: random.values(slots * dim, 1.0),
+            v: random.values(slots * dim, 1.0),
+        };
+        let spans: Vec<(usize, Vec<Table>)> = (spans.iter())
+            .map(|(tokens, slots)| (*tokens, slots.iter().map(|&n| table(n)).collect()))
+            .collect();
+        let rows = spans.iter().map(|(tokens, _)| tokens).sum::<usize>() * shape.query_heads();
+        // Peaked enough that single slots matter.
+        let q = random.values(rows * dim, 2.0);
+        Self { shape, spans, q, seed }
+    }
+
+    pub fn formats(&self) -> Vec<PageFormat> {
+        self.tables().map(|table| table.format).collect()
+    }
+
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.spans.iter().flat_map(|(_, tables)| tables)
+    }
+
+    pub fn tables_mut(&mut self) -> impl Iterator<Item = &mut Table> {
+        self.spans.iter_mut().flat_map(|(_, tables)| tables)
+    }
+
+    /// Every query all zeros but for its first channel.
+    pub fn point_queries(&mut self, value: f32) {
+        let dim = self.shape.head_dim();
+        self.q.fill(0.0);
+        self.q.iter_mut().step_by(dim).for_each(|q| *q = value);
+    }
+
+    /// In pages, in an order of their own; whatever is not a slot in use reads as NaN.
+    pub fn store(&self) -> Stored {
+        let dim = self.shape.head_dim();
+        let mut random = Random(self.seed ^ 0x5eed);
+        let layout = |format| PageLayout::new(format, dim, PAGE_BYTES).unwrap();
+        let pages_of = |table: &Table| (table.k.len() / dim).div_ceil(layout(table.format).slots);
+        // More than are needed, and never none.
+        let count = self.tables().map(pages_of).sum::<usize>() + 3;
+        let mut free: Vec<u32> = (0..count as u32).collect();
+        for i in (1..count).rev() {
+            free.swap(i, random.below(i + 1));
+        }
+        let mut host = HostStore::new(count, PAGE_BYTES).unwrap();
+        host.poison(&free).unwrap();
+        let tables = self.tables().map(|table| {
+            let layout = layout(table.format);
+            let pages = free.split_off(free.len() - pages_of(table));
+            let mut back = [vec![0.0; table.k.len()], vec![0.0; table.v.len()]];
+            let [k, v] = &mut back;
+            let slots = table.k.chunks_exact(dim).zip(table.v.chunks_exact(dim));
+            let back_slots = k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim));
+            for (slot, ((key, value), (k, v))) in slots.zip(back_slots).enumerate() {
+                let (page, slot) = (pages[slot / layout.slots], slot % layout.slots);
+                // Not `append`: what it refuses may come about all the same.
+                let mut bytes = host.page(page).unwrap().to_vec();
+                write(layout.format.k, &layout.k, &mut bytes, slot, key, k);
+                write(layout.format.v, &layout.v, &mut bytes, slot, value, v);
+                host.write_page(page, &bytes).unwrap();
+            }
+            let [k, v] = back;
+            StoredTable { pages, layout, slots: table.k.len() / dim, k, v }
+        });
+        let tables = tables.collect();
+        let tokens = self.spans.iter().map(|(tokens, _)| *tokens).collect();
+        Stored { shape: self.shape, host, tokens, tables, q: self.q.clone() }
+    }
+}
+
+/// Encodes `row` into a slot of a page, and what it reads back as into `back`.
+fn write(
+    format: SlotFormat,
+    region: &Region,
+    page: &mut [u8],
+    slot: usize,
+    row: &[f32],
+    back: &mut [f32],
+) {
+    struct Write<'a>(&'a [f32], &'a mut [u8], &'a mut [u8], &'a mut [f32]);
+    impl CodecVisitor for Write<'_> {
+        type Output = ();
+        fn visit<C: Codec>(self) {
+            C::encode(self.0, self.1, self.2);
+            C::decode(self.1, self.2, self.3);
+        }
+    }
+    let payload = region.payload + slot * region.payload_stride;
+    let scales = region.scales + slot * region.scale_stride;
+    let (mut bytes, mut steps) = (vec![0; region.payload_stride], vec![0; region.scale_stride]);
+    format.visit(Write(row, &mut bytes, &mut steps, back));
+    page[payload..payload + bytes.len()].copy_from_slice(&bytes);
+    page[scales..scales + steps.len()].copy_from_slice(&steps);
+}
+
+/// A table in pages.
+pub struct StoredTable {
+    pub pages: Vec<u32>,
+    pub layout: PageLayout,
+    pub slots: usize,
+    /// What the slots read as, `[slots][head_dim]`.
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+}
+
+/// A scene in a store.
+pub struct Stored {
+    pub shape: CacheShape,
+    pub host: HostStore,
+    /// Query tokens of each span.
+    pub tokens: Vec<usize>,
+    /// `[span][KV head]`
+    pub tables: Vec<StoredTable>,
+    pub q: Vec<f32>,
+}
+
+impl Stored {
+    /// Calls `f` with the batch.
+    pub fn with_batch<R>(&self, f: impl FnOnce(&Batch<'_>) -> R) -> R {
+        let heads: Vec<Head<'_>> = (self.tables.iter())
+            .map(|table| Head { pages: &table.pages, slots: table.slots, layout: &table.layout })
+            .collect();
+        let spans: Vec<Span<'_>> = (self.tokens.iter())
+            .zip(heads.chunks_exact(self.shape.kv_heads()))
+            .map(|(&tokens, heads)| Span { tokens, heads })
+            .collect();
+        f(&Batch { shape: self.shape, spans: &spans, q: &self.q })
+    }
+}
