@@ -9,6 +9,7 @@ mod tiny_llama;
 
 mod files;
 mod forward;
+mod limits;
 mod paged;
 mod reference;
 mod serving;

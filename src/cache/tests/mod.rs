@@ -2,6 +2,7 @@
 
 mod cases;
 mod scores;
+mod sizes;
 
 use std::sync::Arc;
 
