@@ -16,6 +16,7 @@ mod fetch;
 mod generate;
 mod given;
 mod input;
+mod interrupt;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod output;

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Seek},
+    io::{BufReader, Error, ErrorKind, Seek},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +31,14 @@ impl GgufFile {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ModelError> {
         let path = path.as_ref().to_path_buf();
         let io = |source| ModelError::Io { path: path.clone(), source };
+        // Before it is opened: opening a pipe waits for a writer.
+        let found = path.metadata().map_err(io)?;
+        if found.is_dir() {
+            return Err(io(ErrorKind::IsADirectory.into()));
+        }
+        if !found.is_file() {
+            return Err(io(Error::other("it is not a regular file")));
+        }
         let file = File::open(&path).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
         let mut reader = BufReader::with_capacity(1 << 20, file);
