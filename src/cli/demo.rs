@@ -90,8 +90,8 @@ impl Demo {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
         // What cannot be done should not cost minutes to find out.
         let text = match &self.prompt_file {
-            Some(path) => Input::file("--prompt-file", path),
-            None => Input::none("--prompt-file"),
+            Some(path) => Input::file("the text of --prompt-file", path),
+            None => Input::none("the text"),
         };
         let inputs = [self.model.input()?, text];
         let results = Results::to(self.json.path(), Some(&self.report), &inputs)?;

@@ -163,9 +163,9 @@ impl Generate {
 
     fn input(&self) -> Input {
         match &self.prompt_file {
-            Some(path) => Input::file("--prompt-file", path),
-            None if self.reads_stdin() => Input::stdin("--prompt -"),
-            None => Input::none("--prompt"),
+            Some(path) => Input::file("the prompt of --prompt-file", path),
+            None if self.reads_stdin() => Input::stdin("the prompt on standard input"),
+            None => Input::none("the prompt"),
         }
     }
 

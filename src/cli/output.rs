@@ -24,30 +24,30 @@ enum Sink {
 
 /// Something that a command reads, and must not overwrite.
 pub(super) struct Input {
-    flag: &'static str,
+    what: &'static str,
     identity: Option<Identity>,
 }
 
 impl Input {
     /// The file at `path`.
-    pub fn file(flag: &'static str, path: &Path) -> Self {
-        Self { flag, identity: Identity::of(path) }
+    pub fn file(what: &'static str, path: &Path) -> Self {
+        Self { what, identity: Identity::of(path) }
     }
 
     /// A file in the cache folder, which may be yet to come.
     pub fn fetched(path: &Path) -> Self {
         let found = Destination::at(path).ok().and_then(|there| there.identity().cloned());
-        Self { flag: "the cache", identity: Identity::of(path).or(found) }
+        Self { what: "the artefact", identity: Identity::of(path).or(found) }
     }
 
     /// No file.
-    pub fn none(flag: &'static str) -> Self {
-        Self { flag, identity: None }
+    pub fn none(what: &'static str) -> Self {
+        Self { what, identity: None }
     }
 
     /// Standard input.
-    pub fn stdin(flag: &'static str) -> Self {
-        Self { flag, identity: of_stream(io::stdin()) }
+    pub fn stdin(what: &'static str) -> Self {
+        Self { what, identity: of_stream(io::stdin()) }
     }
 }
 
@@ -68,8 +68,8 @@ impl Results {
             let identity = sink.identity();
             let overwritten = |input: &&Input| identity.is_some() && input.identity == identity;
             if let Some(input) = inputs.iter().find(overwritten) {
-                let (name, input) = (sink.name(), input.flag);
-                let reason = format!("{flag} {name} would overwrite what {input} reads");
+                let (name, input) = (sink.name(), input.what);
+                let reason = format!("{flag} {name} would overwrite {input}");
                 return Err(CliError::Usage(reason));
             }
         }

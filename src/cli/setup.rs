@@ -26,7 +26,7 @@ impl ModelArgs {
     /// The file that will be read, for the comparison with those that will be written.
     pub fn input(&self) -> Result<Input, CliError> {
         Ok(match &self.model {
-            Some(path) => Input::file("--model", path),
+            Some(path) => Input::file("the model of --model", path),
             None => {
                 let cached = MODEL.member_path(&CacheDir::from_env()?, &MODEL.members[0]);
                 Input::file("the default model", &cached)

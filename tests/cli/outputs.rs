@@ -25,7 +25,7 @@ fn a_link_stays_a_link() {
     for _ in ["made", "replaced"] {
         bench.succeeds(&[&GENERATE[..], &["--json", "link"]].concat());
         assert!(fs::symlink_metadata(bench.path("link")).unwrap().is_symlink());
-        assert_eq!(json(&bench.path("results/out.json"))["prompt_tokens"].as_u64(), Some(8));
+        assert_eq!(json(&bench.path("results/out.json"))["prompt_tokens"].as_u64(), Some(11));
         fs::write(bench.path("results/out.json"), "old").unwrap();
     }
     assert_eq!(fs::read_dir(bench.path("results")).unwrap().count(), 1);
@@ -42,7 +42,7 @@ fn a_pipe_gets_the_result_and_stays_a_pipe() {
     });
     bench.succeeds(&[&GENERATE[..], &["--json", "pipe"]].concat());
     let result: serde_json::Value = serde_json::from_slice(&reader.join().unwrap()).unwrap();
-    assert_eq!(result["prompt_tokens"].as_u64(), Some(8));
+    assert_eq!(result["prompt_tokens"].as_u64(), Some(11));
     assert!(fs::symlink_metadata(&pipe).unwrap().file_type().is_fifo());
 }
 
@@ -64,12 +64,12 @@ fn standard_output_is_pure_json() {
         let file = fs::File::create(bench.path("sent.json")).unwrap();
         let mut command = bench.command(&[&GENERATE[..], &["--json", name]].concat());
         assert!(command.stdout(file).stderr(Stdio::null()).status().unwrap().success());
-        assert_eq!(json(&bench.path("sent.json"))["prompt_tokens"].as_u64(), Some(8));
+        assert_eq!(json(&bench.path("sent.json"))["prompt_tokens"].as_u64(), Some(11));
     }
     let file = fs::File::create(bench.path("sent.json")).unwrap();
     let mut command = bench.command(&[&GENERATE[..], &["--json", "sent.json"]].concat());
     assert!(command.stdout(file).stderr(Stdio::null()).status().unwrap().success());
-    assert_eq!(json(&bench.path("sent.json"))["prompt_tokens"].as_u64(), Some(8));
+    assert_eq!(json(&bench.path("sent.json"))["prompt_tokens"].as_u64(), Some(11));
     assert!(!bench.path("-").exists());
 }
 
@@ -99,28 +99,31 @@ fn inputs_are_never_overwritten() {
     let text = ["text.txt", "./text.txt", "below/../text.txt", "hard-text.txt", "soft-text.txt"];
     let model = ["tiny.gguf", "hard-tiny.gguf", "soft-tiny.gguf"];
     let refuses = |command: &[&str], flag: &str, output: &str, input: &str| {
-        let what = format!("{flag} {output} would overwrite what {input} reads");
+        let what = format!("{flag} {output} would overwrite the {input}");
         bench.refuses(&[command, &[flag, output]].concat(), &what);
     };
     let eval = |protocol| ["eval", protocol, "--model", "tiny.gguf", "--text", "text.txt"];
     let demo = ["demo", "--model", "tiny.gguf", "--prompt-file", "text.txt"];
     for output in text {
-        refuses(&GENERATE, "--json", output, "--prompt-file");
-        refuses(&eval("perplexity"), "--json", output, "--text");
-        refuses(&eval("continuation"), "--json", output, "--text");
-        refuses(&demo, "--json", output, "--prompt-file");
-        refuses(&demo, "--report", output, "--prompt-file");
+        refuses(&GENERATE, "--json", output, "prompt of --prompt-file");
+        refuses(&eval("perplexity"), "--json", output, "text of --text");
+        refuses(&eval("continuation"), "--json", output, "text of --text");
+        refuses(&demo, "--json", output, "text of --prompt-file");
+        refuses(&demo, "--report", output, "text of --prompt-file");
     }
     for output in model {
-        refuses(&GENERATE, "--json", output, "--model");
-        refuses(&eval("perplexity"), "--json", output, "--model");
-        refuses(&demo, "--report", output, "--model");
+        refuses(&GENERATE, "--json", output, "model of --model");
+        refuses(&eval("perplexity"), "--json", output, "model of --model");
+        refuses(&demo, "--report", output, "model of --model");
     }
     // A prompt that comes from a file through standard input is one too.
     let arguments = ["generate", "--model", "tiny.gguf", "--prompt", "-", "--json", "text.txt"];
     let mut command = bench.command(&arguments);
     command.stdin(fs::File::open(bench.path("text.txt")).unwrap());
-    bench.refuses_command(&mut command, "--json text.txt would overwrite what --prompt - reads");
+    bench.refuses_command(
+        &mut command,
+        "--json text.txt would overwrite the prompt on standard input",
+    );
     let after = ["text.txt", "tiny.gguf"].map(|name| fs::read(bench.path(name)).unwrap());
     assert!(before == after);
 }
@@ -139,10 +142,10 @@ fn the_artefacts_in_the_cache_are_never_overwritten() {
         command.env("HEADWISE_CACHE", cache.path()).env("PATH", "");
         bench.refuses_command(&mut command, what);
     };
-    refuses(&["fetch", "model"], "would overwrite what the cache reads");
+    refuses(&["fetch", "model"], "would overwrite the artefact");
     fs::write(&model, "a model").unwrap();
-    refuses(&["fetch", "model"], "would overwrite what the cache reads");
-    refuses(&["generate", "--prompt", "the"], "would overwrite what the default model reads");
+    refuses(&["fetch", "model"], "would overwrite the artefact");
+    refuses(&["generate", "--prompt", "the"], "would overwrite the default model");
     assert_eq!(fs::read(&model).unwrap(), b"a model");
 }
 

@@ -93,7 +93,7 @@ struct Row {
 
 impl Continuation {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
-        let inputs = [self.model.input()?, Input::file("--text", &self.text)];
+        let inputs = [self.model.input()?, Input::file("the text of --text", &self.text)];
         let results = Results::to(self.json.path(), None, &inputs)?;
         above_zero([
             ("--windows", self.windows),

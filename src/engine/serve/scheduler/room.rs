@@ -69,8 +69,9 @@ impl Scheduler<'_> {
     /// Whether the first running job would find room if sequences outside the scheduler gave theirs, and
     /// not before: then it is worth waiting.
     fn waits_for_others(&self) -> bool {
-        let left = self.cache.stats().total - self.held_by_others();
-        self.running.first().is_some_and(|job| self.peak_pages(job) > left)
+        let total = self.cache.stats().total;
+        let left = total - self.held_by_others();
+        self.running.first().is_some_and(|job| (left + 1..=total).contains(&self.peak_pages(job)))
     }
 
     /// Pages that no sequence of the scheduler holds. Its sequences share none among themselves.
