@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use headwise::{
-    cache::{CacheError, Capacity},
+    cache::{CacheError, Capacity, KvSequence},
     engine::{
         EngineError, Strategy,
         eval::{PerplexityOptions, perplexity},
@@ -13,6 +13,7 @@ use headwise::{
     evict::{Budget, EvictError},
     plan::PlanError,
 };
+use proptest::{prelude::*, strategy::Strategy as PropStrategy};
 
 use super::serving::{cache, compression, failure, request, run, tiny};
 
@@ -262,5 +263,92 @@ fn evaluations_refuse_counts_of_nothing() {
         );
         let Err(error) = window else { panic!("{name}") };
         assert!(matches!(error, EngineError::OutOfRange { what, .. } if what == name), "{error}");
+    }
+}
+
+/// What may happen around a scheduler.
+#[derive(Clone, Debug)]
+enum Event {
+    Submit(u32, usize),
+    Step,
+    /// Someone keeps what the first running sequence holds.
+    Fork,
+    DropFork,
+    CancelFirst,
+}
+
+fn event() -> impl PropStrategy<Value = Event> {
+    prop_oneof![
+        2 => (1..120u32, 1..60usize).prop_map(|(prompt, answer)| Event::Submit(prompt, answer)),
+        6 => Just(Event::Step),
+        1 => Just(Event::Fork),
+        1 => Just(Event::DropFork),
+        1 => Just(Event::CancelFirst),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// A step that returns did something, or nothing waits; and every page is accounted for.
+    #[test]
+    fn a_step_does_something_or_says_why_not(
+        events in prop::collection::vec(event(), 1..60),
+        evict in any::<bool>(),
+    ) {
+        let (_folder, model) = tiny();
+        let compression = evict.then(|| compression(Budget::Ratio(2.0)));
+        let options = ServeOptions { compression, chunk: 32, ..ServeOptions::default() };
+        let mut scheduler =
+            Scheduler::new(&model, cache(&model, Capacity::Tokens(128)), options).unwrap();
+        let mut outside = Vec::new();
+        let (mut submitted, mut ended) = (Vec::new(), 0);
+        let mut step = |scheduler: &mut Scheduler<'_>, outside: &[KvSequence]| {
+            let (before, idle) = (scheduler.stats(), scheduler.is_idle());
+            let stalled = match scheduler.step() {
+                Ok(progress) => {
+                    let ran = scheduler.stats().steps > before.steps;
+                    assert!(ran || idle || !progress.completed.is_empty());
+                    ended += progress.completed.len();
+                    false
+                }
+                Err(EngineError::Stalled { needed, free, others, .. }) => {
+                    assert!(needed > free && others > 0, "{needed} {free} {others}");
+                    true
+                }
+                Err(error) => panic!("{error}"),
+            };
+            scheduler.cache().audit(scheduler.sequences().chain(outside)).unwrap();
+            stalled
+        };
+        let mut cancelled = 0;
+        for event in events {
+            match event {
+                Event::Submit(prompt, answer) => {
+                    let id = scheduler.submit(request(prompt, prompt, answer));
+                    submitted.extend(id.ok());
+                }
+                Event::Step => {
+                    step(&mut scheduler, &outside);
+                }
+                Event::Fork => {
+                    let first = scheduler.sequences().next();
+                    outside.extend(first.map(|first| scheduler.cache().fork(first).unwrap()));
+                }
+                Event::DropFork => drop(outside.pop()),
+                Event::CancelFirst => {
+                    let first = submitted.iter().find_map(|&id| scheduler.cancel(id));
+                    cancelled += usize::from(first.is_some());
+                }
+            }
+        }
+        // Given back their pages, all requests come to their end.
+        outside.clear();
+        while !scheduler.is_idle() {
+            prop_assert!(!step(&mut scheduler, &outside));
+        }
+        prop_assert_eq!(ended + cancelled, submitted.len());
+        let stats = scheduler.cache().stats();
+        prop_assert_eq!(stats.free, stats.total);
     }
 }

@@ -155,7 +155,7 @@ fn requests_that_cannot_run_are_refused_with_the_numbers() {
     assert!(matches!(refuse(plain(), roomy, request(0, 0, 5)), EngineError::EmptyRequest));
     assert!(matches!(refuse(plain(), roomy, request(0, 5, 0)), EngineError::EmptyRequest));
     assert!(matches!(
-        refuse(plain(), roomy, request(0, 250, 7)),
+        refuse(plain(), roomy, request(0, 250, 8)),
         EngineError::ContextExceeded { needed: 257, context: 256 }
     ));
     let mut foreign = request(0, 5, 5);

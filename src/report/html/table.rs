@@ -40,7 +40,7 @@ impl Column {
 
 /// Widths in rem. A table has the first that holds its cells as a class; where there is less room, each
 /// of its rows becomes a card.
-const WIDTHS: [u32; 8] = [16, 24, 32, 40, 48, 56, 64, 72];
+const WIDTHS: [u32; 14] = [16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60, 64, 68];
 
 /// The rules of a table whose rows are cards: each cell carries the name of its column.
 const CARDS: &str = "\
