@@ -143,7 +143,11 @@ fn a_stop_token_ends_a_generation() {
 fn requests_that_cannot_run_are_refused_with_the_numbers() {
     let (_folder, model) = tiny();
     let refuse = |options: ServeOptions, capacity, request| {
-        let mut scheduler = Scheduler::new(&model, cache(&model, capacity), options).unwrap();
+        // What no request could have is refused with the scheduler.
+        let mut scheduler = match Scheduler::new(&model, cache(&model, capacity), options) {
+            Ok(scheduler) => scheduler,
+            Err(error) => return error,
+        };
         let error = scheduler.submit(request).unwrap_err();
         assert!(scheduler.is_idle());
         let stats = scheduler.cache().stats();
