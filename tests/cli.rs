@@ -10,6 +10,10 @@ mod cli {
     mod bench;
     #[cfg(feature = "cuda")]
     mod cuda;
+    mod flags;
+    mod inputs;
+    #[cfg(unix)]
+    mod outputs;
     mod refusals;
     mod results;
 }

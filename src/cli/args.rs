@@ -1,16 +1,19 @@
 //! Arguments that commands share.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 
-use super::error::CliError;
+use super::{error::CliError, given::Given};
 use crate::{
     base::CacheShape,
-    cache::{CacheConfig, Capacity, Compression, FormatMap},
+    cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
     evict::{Allocation, Budget, Cost, Policy, Scorer, ScorerKind, scorer::KvCompress},
-    format::{Overflow, PageFormat},
+    format::{Overflow, PageFormat, PageLayout},
 };
 
 /// Which model.
@@ -37,7 +40,20 @@ pub(super) struct PageArgs {
     pub block_tokens: usize,
 }
 
+/// Slots of a page at most: what a table counts in.
+pub(super) const MOST_BLOCK_TOKENS: usize = 1 << 16;
+
 impl PageArgs {
+    /// Refuses pages that no model can have.
+    pub fn check(&self) -> Result<(), CliError> {
+        above_zero([("--block-tokens", self.block_tokens)])?;
+        at_most(MOST_BLOCK_TOKENS, [("--block-tokens", self.block_tokens)])?;
+        let narrowest = CacheShape::HEAD_DIM_ALIGN;
+        PageLayout::page_bytes_for(PageFormat::default(), narrowest, self.block_tokens)
+            .map_err(CacheError::from)?;
+        Ok(())
+    }
+
     pub fn config(&self, shape: CacheShape, capacity: Capacity) -> CacheConfig {
         let overflow = if self.saturate { Overflow::Saturate } else { Overflow::Refuse };
         let formats = FormatMap::uniform(self.format).on_overflow(overflow);
@@ -93,14 +109,31 @@ pub(super) enum AllocationArg {
 }
 
 impl PolicyArgs {
-    /// The policy for a scorer.
-    pub fn policy(&self, scorer: ScorerKind) -> Policy {
-        let compete = match self.allocation {
+    /// Refuses flags that do nothing under any of these scorers.
+    pub fn all_used(&self, given: &Given, scorers: &[ScorerKind]) -> Result<(), CliError> {
+        let attention = scorers.contains(&ScorerKind::KvCompress);
+        let compete = scorers.iter().any(|&scorer| self.heads_compete(scorer));
+        let protected = self.sinks.saturating_add(self.window);
+        let floor = self.floor == 0 || self.floor > protected;
+        let of_attention = ["--queries", "--kernel", "--skip-newest"];
+        given.all_used(&[
+            (&of_attention, attention, "without the policy kv-compress"),
+            (&["--cost"], compete, "where every head keeps as much: it needs --allocation global"),
+            (&["--floor"], floor, &format!("up to the {protected} slots of --sinks and --window")),
+        ])
+    }
+
+    fn heads_compete(&self, scorer: ScorerKind) -> bool {
+        match self.allocation {
             Some(AllocationArg::Global) => true,
             Some(AllocationArg::PerHead) => false,
             // Only attention means the same in every head; the other scores rank within one.
             None => scorer == ScorerKind::KvCompress,
-        };
+        }
+    }
+
+    /// The policy for a scorer.
+    pub fn policy(&self, scorer: ScorerKind) -> Policy {
         Policy {
             sinks: self.sinks,
             window: self.window,
@@ -109,7 +142,10 @@ impl PolicyArgs {
                 CostArg::Max => Cost::MaxVictim,
                 CostArg::Sum => Cost::SumVictims,
             },
-            allocation: if compete { Allocation::Global } else { Allocation::PerHead },
+            allocation: match self.heads_compete(scorer) {
+                true => Allocation::Global,
+                false => Allocation::PerHead,
+            },
         }
     }
 
@@ -135,6 +171,17 @@ impl PolicyArgs {
 pub(super) fn above_zero<const N: usize>(flags: [(&str, usize); N]) -> Result<(), CliError> {
     match flags.iter().find(|(_, value)| *value == 0) {
         Some((flag, _)) => Err(CliError::Usage(format!("{flag} 0 leaves nothing to do"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses counts that nothing has.
+pub(super) fn at_most<const N: usize>(
+    most: usize,
+    flags: [(&str, usize); N],
+) -> Result<(), CliError> {
+    match flags.iter().find(|(_, value)| *value > most) {
+        Some((flag, value)) => Err(CliError::Usage(format!("{flag} {value} is more than {most}"))),
         None => Ok(()),
     }
 }
@@ -170,8 +217,26 @@ pub(super) enum EvictArg {
 }
 
 impl CompressArgs {
+    /// Flags that say how, and do nothing where nothing is evicted.
+    const HOW: [&str; 11] = [
+        "--policy",
+        "--evict",
+        "--every",
+        "--sinks",
+        "--window",
+        "--floor",
+        "--cost",
+        "--queries",
+        "--kernel",
+        "--skip-newest",
+        "--allocation",
+    ];
+
     /// The plan, if compression is asked for.
-    pub fn plan(&self) -> Result<Option<CompressionPlan>, CliError> {
+    pub fn plan(&self, given: &Given) -> Result<Option<CompressionPlan>, CliError> {
+        let asked = self.compress.is_some() || self.keep_tokens.is_some();
+        given.all_used(&[(&Self::HOW, asked, "without --compress or --keep-tokens")])?;
+        self.protect.all_used(given, &[self.policy])?;
         let budget = match (self.compress, self.keep_tokens) {
             (Some(ratio), _) => Budget::Ratio(ratio),
             (None, Some(tokens)) => Budget::TokensPerHead(tokens),
@@ -191,7 +256,14 @@ impl CompressArgs {
 /// Where the result goes beside the screen.
 #[derive(Args)]
 pub(super) struct JsonArgs {
-    /// Write the result as JSON to this file.
+    /// Write the result as JSON to this file; `-` is standard output, and text goes to standard error.
     #[arg(long, value_name = "PATH")]
-    pub json: Option<PathBuf>,
+    json: Option<PathBuf>,
+}
+
+impl JsonArgs {
+    /// The path, if one was given.
+    pub fn path(&self) -> Option<&Path> {
+        self.json.as_deref()
+    }
 }

@@ -6,9 +6,10 @@ use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 
 use super::{
-    args::JsonArgs,
+    args::{JsonArgs, above_zero, at_most},
     error::CliError,
-    output::print,
+    given::Given,
+    output::Results,
     progress::{bar, fetching},
 };
 use crate::{
@@ -68,8 +69,9 @@ enum Only {
 }
 
 impl BenchGpu {
-    pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
+    pub fn run(self, given: &Given) -> Result<(), CliError> {
+        let results = Results::to(self.json.path(), None, &[])?;
+        self.check_flags(given)?;
         let plan = self.plan();
         plan.check()?;
         // The device first: without one, no compiler needs to be fetched.
@@ -86,9 +88,22 @@ impl BenchGpu {
         });
         shown.get().into_iter().for_each(ProgressBar::finish_and_clear);
         let report = report?;
-        print(report.to_string())?;
-        self.json.write(&report)?;
+        results.print(report.to_string())?;
+        results.write_json(&report)?;
         if report.right() { Ok(()) } else { Err(CliError::WrongResults) }
+    }
+
+    /// Refuses flags that do nothing, and counts far beyond what any device holds, with which nothing
+    /// would be measured.
+    fn check_flags(&self, given: &Given) -> Result<(), CliError> {
+        let measures = !matches!(self.only, Some(Only::Checks));
+        let grid = ["--lengths", "--batches", "--memory"];
+        given.all_used(&[(&grid, measures, "with --only checks, which measures nothing")])?;
+        above_zero([("--memory", self.memory)])?;
+        let most = |values: &[usize]| values.iter().copied().max().unwrap_or(0);
+        at_most(1 << 24, [("--lengths", most(&self.lengths))])?;
+        at_most(1 << 16, [("--batches", most(&self.batches)), ("--memory", self.memory)])?;
+        at_most(1 << 10, [("--kv-heads", self.kv_heads), ("--group", self.group)])
     }
 
     fn plan(&self) -> BenchPlan {

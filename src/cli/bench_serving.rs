@@ -3,10 +3,11 @@
 use clap::Args;
 
 use super::{
-    args::JsonArgs,
+    args::{JsonArgs, MOST_BLOCK_TOKENS, at_most},
     error::CliError,
-    output::{print, table},
+    output::Results,
     progress::{fetching, spinner},
+    table::table,
 };
 use crate::{
     cuda::{
@@ -65,7 +66,7 @@ pub(super) struct BenchServing {
 
 impl BenchServing {
     pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
+        let results = Results::to(self.json.path(), None, &[])?;
         let config = self.config()?;
         let context = Context::new(&Driver::open()?, 0)?;
         let nvrtc = fetching(Nvrtc::open_or_fetch)?;
@@ -79,8 +80,8 @@ impl BenchServing {
         });
         bar.finish_and_clear();
         let report = report?;
-        print(text(&report))?;
-        self.json.write(&report)
+        results.print(text(&report))?;
+        results.write_json(&report)
     }
 
     fn config(&self) -> Result<CurveConfig, CliError> {
@@ -99,6 +100,20 @@ impl BenchServing {
                 return refuse(format!("{name} 0 leaves nothing to measure"));
             }
         }
+        // Far beyond what any device holds, and far from what arithmetic does.
+        at_most(
+            1 << 20,
+            [
+                ("--batch-cap", self.batch_cap),
+                ("--prompt", self.prompt),
+                ("--steps", self.steps),
+                ("--every", self.every),
+                ("--score-every", self.score_every as usize),
+            ],
+        )?;
+        at_most(1 << 10, [("--layers", self.layers)])?;
+        at_most(self.layers, [("--distinct-layers", self.distinct_layers.unwrap_or(1))])?;
+        at_most(MOST_BLOCK_TOKENS, [("--page-slots", self.page_slots)])?;
         if let Some(rate) = self.rates.iter().find(|rate| !(1.0..=1e6).contains(*rate)) {
             return refuse(format!("a compression rate of {rate} is not from 1 up"));
         }
@@ -107,7 +122,7 @@ impl BenchServing {
         }
         Ok(CurveConfig {
             model: ModelShape { layers: self.layers, ..ModelShape::LLAMA_8B },
-            distinct_layers: self.distinct_layers.unwrap_or(self.layers).min(self.layers),
+            distinct_layers: self.distinct_layers.unwrap_or(self.layers),
             format: self.format,
             page_slots: self.page_slots,
             kv_bytes: (self.kv_gib * f64::from(1 << 30)) as usize,

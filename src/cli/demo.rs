@@ -13,8 +13,10 @@ use self::{rates::Rates, serving::Serving};
 use super::{
     args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs, above_zero},
     error::CliError,
-    output::{check_writable, print},
-    setup::{Loaded, read_text},
+    given::Given,
+    input::read_text,
+    output::{Input, Results},
+    setup::Loaded,
 };
 use crate::{
     cache::Compression,
@@ -61,7 +63,7 @@ pub(super) struct Demo {
     /// Compression of the serving comparison.
     #[arg(long, default_value_t = 8.0)]
     serve_ratio: f64,
-    /// Where the report page goes.
+    /// Where the report page goes; `-` is standard output, and text goes to standard error.
     #[arg(long, value_name = "PATH", default_value = "headwise-demo.html")]
     report: PathBuf,
     #[command(flatten)]
@@ -85,11 +87,15 @@ struct Outcome {
 }
 
 impl Demo {
-    pub fn run(self) -> Result<(), CliError> {
+    pub fn run(self, given: &Given) -> Result<(), CliError> {
         // What cannot be done should not cost minutes to find out.
-        self.json.check()?;
-        check_writable(&self.report)?;
-        self.check_flags()?;
+        let text = match &self.prompt_file {
+            Some(path) => Input::file("the text of --prompt-file", path),
+            None => Input::none("the text"),
+        };
+        let inputs = [self.model.input()?, text];
+        let results = Results::to(self.json.path(), Some(&self.report), &inputs)?;
+        self.check_flags(given)?;
         let text = match &self.prompt_file {
             Some(path) => read_text(path)?,
             None => DOCUMENTS.concat(),
@@ -101,11 +107,11 @@ impl Demo {
             return Err(EngineError::EmptyRequest.into());
         }
         let comparison = self.prepare_serving(&loaded, &tokens)?;
-        self.introduce(&loaded)?;
+        results.print(self.introduction(&loaded))?;
         let rates = self.compare_rates(&loaded, &tokens)?;
-        print(rates.table())?;
+        results.print(rates.table())?;
         let serving = comparison.run()?;
-        print(serving.table())?;
+        results.print(serving.table())?;
         let outcome = Outcome {
             model: loaded.name(),
             format: self.pages.format.to_string(),
@@ -113,12 +119,13 @@ impl Demo {
             serving,
             seconds: start.elapsed().as_secs_f64(),
         };
-        page::page(&outcome).write(&self.report)?;
-        print(format!("\nreport: {} ({:.0} s)\n", self.report.display(), outcome.seconds))?;
-        self.json.write(&outcome)
+        results.write_report(&page::page(&outcome).to_html())?;
+        let report = self.report.display();
+        results.print(format!("\nreport: {report} ({:.0} s)\n", outcome.seconds))?;
+        results.write_json(&outcome)
     }
 
-    fn check_flags(&self) -> Result<(), CliError> {
+    fn check_flags(&self, given: &Given) -> Result<(), CliError> {
         above_zero([
             ("--context", self.context),
             ("--following", self.following),
@@ -132,16 +139,17 @@ impl Demo {
         for &ratio in self.ratios.iter().chain([&self.serve_ratio]) {
             self.compression(ratio)?;
         }
-        Ok(())
+        self.pages.check()?;
+        self.protect.all_used(given, &[ScorerKind::KvCompress])
     }
 
     fn compression(&self, ratio: f64) -> Result<Compression, CliError> {
         self.protect.compression(ScorerKind::KvCompress, Budget::Ratio(ratio))
     }
 
-    fn introduce(&self, loaded: &Loaded) -> Result<(), CliError> {
+    fn introduction(&self, loaded: &Loaded) -> String {
         let shape = loaded.model.shape();
-        print(format!(
+        format!(
             "{}: {} layers × {} KV heads of {} channels, one page table each; {} pages of {} \
              tokens\n\n",
             loaded.name(),
@@ -150,6 +158,6 @@ impl Demo {
             shape.head_dim(),
             self.pages.format,
             self.pages.block_tokens,
-        ))
+        )
     }
 }

@@ -60,10 +60,8 @@ pub(super) enum CliError {
     Serving(#[from] ServingError),
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
-    #[error("{} is not UTF-8 text: invalid byte at offset {offset}", path.display())]
-    NotText { path: PathBuf, offset: usize },
-    #[error("cannot write {}: {source}", path.display())]
-    Write { path: PathBuf, source: io::Error },
+    #[error("{} {reason}", path.display())]
+    NotText { path: PathBuf, reason: String },
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
     #[error("{0}")]

@@ -5,7 +5,7 @@ mod perplexity;
 
 use clap::{Args, Subcommand};
 
-use super::error::CliError;
+use super::{error::CliError, given::Given};
 
 /// Measure quality.
 #[derive(Args)]
@@ -23,10 +23,10 @@ enum Protocol {
 }
 
 impl Eval {
-    pub fn run(self) -> Result<(), CliError> {
+    pub fn run(self, given: &Given) -> Result<(), CliError> {
         match self.protocol {
             Protocol::Perplexity(perplexity) => perplexity.run(),
-            Protocol::Continuation(continuation) => continuation.run(),
+            Protocol::Continuation(continuation) => continuation.run(given),
         }
     }
 }

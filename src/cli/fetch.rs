@@ -3,7 +3,13 @@
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::{args::JsonArgs, error::CliError, output::print, progress::fetching};
+use super::{
+    args::JsonArgs,
+    error::CliError,
+    output::{Input, Results},
+    progress::fetching,
+};
+use crate::fetch::{Artifact, CacheDir, MODEL, NVRTC};
 
 /// Fetch an artefact into the cache folder.
 #[derive(Args)]
@@ -30,13 +36,24 @@ struct Fetched {
 
 impl Fetch {
     pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
+        let results = Results::to(self.json.path(), None, &self.files()?)?;
         let path = match self.artifact {
             What::Model => fetching(crate::fetch::model)?,
             What::Nvrtc => fetching(crate::fetch::nvrtc)?,
         };
         let path = path.display().to_string();
-        print(format!("{path}\n"))?;
-        self.json.write(&Fetched { path })
+        results.print(format!("{path}\n"))?;
+        results.write_json(&Fetched { path })
+    }
+
+    /// The artefact's files, which the result must not replace.
+    fn files(&self) -> Result<Vec<Input>, CliError> {
+        let artifact: &Artifact<'_> = match self.artifact {
+            What::Model => &MODEL,
+            What::Nvrtc => &NVRTC,
+        };
+        let cache = CacheDir::from_env()?;
+        let paths = artifact.members.iter().map(|member| artifact.member_path(&cache, member));
+        Ok(paths.map(|path| Input::fetched(&path)).collect())
     }
 }

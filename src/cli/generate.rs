@@ -6,15 +6,16 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{
-    args::{CompressArgs, JsonArgs, ModelArgs, PageArgs},
+    args::{CompressArgs, JsonArgs, ModelArgs, PageArgs, above_zero},
     error::CliError,
-    output::print,
-    setup::read_text,
+    given::Given,
+    input::{read_stdin, read_text},
+    output::{Input, Results, note},
 };
 use crate::{
     cache::{Capacity, KvCache},
     engine::{
-        Strategy, StreamDecoder,
+        Sampler, Strategy, StreamDecoder,
         serve::{Completion, Finish, Request, Scheduler, ServeOptions, ServeStats},
     },
     report::{Bytes, MemoryReport},
@@ -24,7 +25,12 @@ use crate::{
 #[derive(Args)]
 pub(super) struct Generate {
     /// The prompt. `-` reads it from standard input.
-    #[arg(long, required_unless_present = "prompt_file", conflicts_with = "prompt_file")]
+    #[arg(
+        long,
+        required_unless_present = "prompt_file",
+        conflicts_with = "prompt_file",
+        allow_hyphen_values = true
+    )]
     prompt: Option<String>,
     /// A file with the prompt.
     #[arg(long, value_name = "PATH")]
@@ -37,10 +43,10 @@ pub(super) struct Generate {
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
     /// Temperature; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0)]
     temperature: f32,
     /// The most likely tokens that hold this much of the probability.
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.0)]
     top_p: f32,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
@@ -73,14 +79,14 @@ struct Generated {
 }
 
 impl Generate {
-    pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
-        let compression = self.compress.plan()?;
+    pub fn run(self, given: &Given) -> Result<(), CliError> {
+        let results = Results::to(self.json.path(), None, &[self.model.input()?, self.input()])?;
+        above_zero([("--max-tokens", self.max_tokens), ("--chunk", self.chunk)])?;
+        above_zero([("--memory", self.memory.unwrap_or(1))])?;
+        self.pages.check()?;
+        let compression = self.compress.plan(given)?;
+        let strategy = self.strategy(given)?;
         let text = self.text()?;
-        let strategy = match self.temperature {
-            0.0 => Strategy::Greedy,
-            temperature => Strategy::Nucleus { temperature, top_p: self.top_p },
-        };
         let loaded = self.model.load()?;
         let prompt = match self.control_tokens {
             true => loaded.tokenizer.encode_prompt(&text)?,
@@ -89,10 +95,11 @@ impl Generate {
         let prompt_tokens = prompt.len();
         let capacity = match self.memory {
             Some(mib) => Capacity::Bytes(mib.saturating_mul(1 << 20)),
-            None => Capacity::Tokens(
-                prompt_tokens.saturating_add(self.max_tokens).min(loaded.model.config().context)
-                    + 1,
-            ),
+            // The last token generated is not run.
+            None => {
+                let tokens = prompt_tokens.saturating_add(self.max_tokens - 1);
+                Capacity::Tokens(tokens.clamp(1, loaded.model.config().context))
+            }
         };
         let cache = KvCache::new(&self.pages.config(loaded.model.shape(), capacity))?;
         let options = ServeOptions { chunk: self.chunk, compression, ..ServeOptions::default() };
@@ -110,7 +117,7 @@ impl Generate {
             let progress = scheduler.step()?;
             for &(_, token) in &progress.tokens {
                 let piece = decoder.push(loaded.tokenizer.token_bytes(token)?);
-                print(&piece)?;
+                results.print(&piece)?;
                 written.push_str(&piece);
             }
             if scheduler.sequences().next().is_some() {
@@ -120,7 +127,7 @@ impl Generate {
         }
         let rest = decoder.finish();
         written.push_str(&rest);
-        print(format!("{rest}\n"))?;
+        results.print(format!("{rest}\n"))?;
         let (tokens, finish) = completion.map(|c| (c.tokens, c.finish)).unzip();
         if let Some(Finish::Failed(error)) = finish {
             return Err(CliError::Request(error));
@@ -128,13 +135,13 @@ impl Generate {
         let seconds = start.elapsed().as_secs_f64();
         let stats = scheduler.stats();
         let page_bytes = scheduler.cache().layouts().of(0).page_bytes;
-        eprintln!(
-            "{prompt_tokens} prompt tokens, {} generated, {seconds:.1} s; peak KV {}, {} evicted",
+        note(format!(
+            "{prompt_tokens} prompt tokens, {} generated, {seconds:.1} s; peak KV {}, {} evicted\n",
             stats.generated_tokens,
             Bytes(stats.peak_pages * page_bytes),
             Bytes(stats.pages_evicted * page_bytes),
-        );
-        self.json.write(&Generated {
+        ));
+        results.write_json(&Generated {
             text: written,
             prompt_tokens,
             tokens: tokens.unwrap_or_default(),
@@ -145,11 +152,34 @@ impl Generate {
         })
     }
 
+    /// How tokens are drawn, if that can be.
+    fn strategy(&self, given: &Given) -> Result<Strategy, CliError> {
+        let draws = self.temperature != 0.0;
+        given.all_used(&[(&["--top-p", "--seed"], draws, "at --temperature 0")])?;
+        let strategy = match self.temperature {
+            0.0 => Strategy::Greedy,
+            temperature => Strategy::Nucleus { temperature, top_p: self.top_p },
+        };
+        Sampler::new(strategy, self.seed)?;
+        Ok(strategy)
+    }
+
+    fn reads_stdin(&self) -> bool {
+        self.prompt.as_deref() == Some("-")
+    }
+
+    fn input(&self) -> Input {
+        match &self.prompt_file {
+            Some(path) => Input::file("the prompt of --prompt-file", path),
+            None if self.reads_stdin() => Input::stdin("the prompt on standard input"),
+            None => Input::none("the prompt"),
+        }
+    }
+
     fn text(&self) -> Result<String, CliError> {
         match (&self.prompt, &self.prompt_file) {
             (_, Some(path)) => read_text(path),
-            (Some(prompt), None) if prompt == "-" => std::io::read_to_string(std::io::stdin())
-                .map_err(|source| CliError::Read { path: "standard input".into(), source }),
+            (Some(_), None) if self.reads_stdin() => read_stdin(),
             (Some(prompt), None) => Ok(prompt.clone()),
             (None, None) => Err(CliError::Usage("a prompt is needed".into())),
         }

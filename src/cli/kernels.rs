@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 use super::{
     args::JsonArgs,
     error::CliError,
-    output::print,
+    output::Results,
     progress::{bar, fetching},
 };
 use crate::{
@@ -45,7 +45,7 @@ pub(super) struct Kernels {
 
 impl Kernels {
     pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
+        let results = Results::to(self.json.path(), None, &[])?;
         let shape = self.shape()?;
         let nvrtc = fetching(Nvrtc::open_or_fetch)?;
         let cache = KernelCache::within(&CacheDir::from_env()?);
@@ -59,8 +59,8 @@ impl Kernels {
             });
         shown.get().into_iter().for_each(ProgressBar::finish_and_clear);
         let report = report?;
-        print(format!("{report}\n"))?;
-        self.json.write(&report)
+        results.print(format!("{report}\n"))?;
+        results.write_json(&report)
     }
 
     fn shape(&self) -> Result<ReportShape, CliError> {

@@ -9,21 +9,28 @@ mod bench_gpu;
 #[cfg(feature = "cuda")]
 mod bench_serving;
 mod demo;
+mod environment;
 mod error;
 mod eval;
 mod fetch;
 mod generate;
+mod given;
+mod input;
+mod interrupt;
 #[cfg(feature = "cuda")]
 mod kernels;
 mod output;
 mod progress;
 mod setup;
+mod table;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, error::ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use error::one_line;
+use error::{CliError, one_line};
+use given::Given;
+use output::note;
 
 /// A paged KV cache in which every attention head has its own page table.
 #[derive(Parser)]
@@ -56,27 +63,48 @@ enum Command {
 
 /// Runs the command line of this process. Exit codes: 0 done, 2 bad input or a missing piece.
 pub fn run() -> ExitCode {
-    let command = match Cli::try_parse() {
-        Ok(cli) => cli.command,
+    let parsed = numbers_may_be_negative(Cli::command())
+        .try_get_matches()
+        .and_then(|matches| Ok((Cli::from_arg_matches(&matches)?.command, Given::of(&matches))));
+    let (command, given) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return not_parsed(&error),
     };
-    let result = match command {
-        Command::Demo(demo) => demo.run(),
-        Command::Generate(generate) => generate.run(),
-        Command::Eval(eval) => eval.run(),
-        #[cfg(feature = "cuda")]
-        Command::Kernels(kernels) => kernels.run(),
-        #[cfg(feature = "cuda")]
-        Command::BenchGpu(bench) => bench.run(),
-        #[cfg(feature = "cuda")]
-        Command::BenchServing(bench) => bench.run(),
-        Command::Fetch(fetch) => fetch.run(),
-    };
-    match result {
+    match environment::check().and_then(|()| command.run(&given)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("headwise: {error}");
+            note(format!("headwise: {error}\n"));
             ExitCode::from(2)
+        }
+    }
+}
+
+/// `-1` is a value that its flag refuses, not a flag that nobody knows.
+fn numbers_may_be_negative(command: clap::Command) -> clap::Command {
+    let names: Vec<String> =
+        command.get_subcommands().map(|below| below.get_name().to_owned()).collect();
+    let command = names
+        .into_iter()
+        .fold(command, |command, name| command.mut_subcommand(name, numbers_may_be_negative));
+    command.mut_args(|arg| match arg.get_action().takes_values() {
+        true => arg.allow_negative_numbers(true),
+        false => arg,
+    })
+}
+
+impl Command {
+    fn run(self, given: &Given) -> Result<(), CliError> {
+        match self {
+            Self::Demo(demo) => demo.run(given),
+            Self::Generate(generate) => generate.run(given),
+            Self::Eval(eval) => eval.run(given),
+            #[cfg(feature = "cuda")]
+            Self::Kernels(kernels) => kernels.run(),
+            #[cfg(feature = "cuda")]
+            Self::BenchGpu(bench) => bench.run(given),
+            #[cfg(feature = "cuda")]
+            Self::BenchServing(bench) => bench.run(),
+            Self::Fetch(fetch) => fetch.run(),
         }
     }
 }
@@ -97,7 +125,7 @@ fn not_parsed(error: &clap::Error) -> ExitCode {
         let message = error.to_string();
         let end = ["Usage:", "For more information"].iter().filter_map(|part| message.find(part));
         let message = &message[..end.min().unwrap_or(message.len())];
-        eprintln!("headwise: {}", one_line(&message.trim_start_matches("error: ")));
+        note(format!("headwise: {}\n", one_line(&message.trim_start_matches("error: "))));
     }
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -1,4 +1,4 @@
-//! Results: a table on stdout, JSON in a file.
+//! Results: text for people, and the files that `--json` and `--report` name.
 
 use std::{
     io::{self, Write},
@@ -7,76 +7,158 @@ use std::{
 
 use serde::Serialize;
 
-use super::{args::JsonArgs, error::CliError};
-use crate::report::write_json;
+use super::error::CliError;
+use crate::report::{self, Destination, Identity};
 
-impl JsonArgs {
-    /// Refuses a path that cannot be written, before any work is done for it.
-    pub fn check(&self) -> Result<(), CliError> {
-        self.json.as_deref().map_or(Ok(()), check_writable)
+/// Where a command's results go, known before any work is done for them.
+pub(super) struct Results {
+    json: Option<Sink>,
+    report: Option<Sink>,
+}
+
+enum Sink {
+    /// Standard output, which is then free of anything else.
+    Stdout,
+    Path(Destination),
+}
+
+/// Something that a command reads, and must not overwrite.
+pub(super) struct Input {
+    what: &'static str,
+    identity: Option<Identity>,
+}
+
+impl Input {
+    /// The file at `path`.
+    pub fn file(what: &'static str, path: &Path) -> Self {
+        Self { what, identity: Identity::of(path) }
     }
 
-    /// Writes the result where `--json` says, whole or not at all.
-    pub fn write(&self, result: &impl Serialize) -> Result<(), CliError> {
+    /// A file in the cache folder, which may be yet to come.
+    pub fn fetched(path: &Path) -> Self {
+        let found = Destination::at(path).ok().and_then(|there| there.identity().cloned());
+        Self { what: "the artefact", identity: Identity::of(path).or(found) }
+    }
+
+    /// No file.
+    pub fn none(what: &'static str) -> Self {
+        Self { what, identity: None }
+    }
+
+    /// Standard input.
+    pub fn stdin(what: &'static str) -> Self {
+        Self { what, identity: of_stream(io::stdin()) }
+    }
+}
+
+impl Results {
+    /// Looks at the paths that `--json` and `--report` were given.
+    ///
+    /// # Errors
+    /// A place that cannot be written, that is an input, or that is given twice.
+    pub fn to(
+        json: Option<&Path>,
+        report: Option<&Path>,
+        inputs: &[Input],
+    ) -> Result<Self, CliError> {
+        let json = json.map(Sink::at).transpose()?;
+        let report = report.map(Sink::at).transpose()?;
+        for (flag, sink) in [("--json", &json), ("--report", &report)] {
+            let Some(sink) = sink else { continue };
+            let identity = sink.identity();
+            let overwritten = |input: &&Input| identity.is_some() && input.identity == identity;
+            if let Some(input) = inputs.iter().find(overwritten) {
+                let (name, input) = (sink.name(), input.what);
+                let reason = format!("{flag} {name} would overwrite {input}");
+                return Err(CliError::Usage(reason));
+            }
+        }
+        if let (Some(json), Some(report)) = (&json, &report) {
+            let both_stdout = matches!((json, report), (Sink::Stdout, Sink::Stdout));
+            if both_stdout || (json.identity().is_some() && json.identity() == report.identity()) {
+                let (json, report) = (json.name(), report.name());
+                let reason = format!("--json {json} and --report {report} are the same file");
+                return Err(CliError::Usage(reason));
+            }
+        }
+        Ok(Self { json, report })
+    }
+
+    /// Prints text for people: to standard output, or to standard error where a result has that. A
+    /// closed pipe is an error, not a panic.
+    pub fn print(&self, text: impl AsRef<str>) -> Result<(), CliError> {
+        let taken = |sink: &Option<Sink>| matches!(sink, Some(Sink::Stdout));
+        if taken(&self.json) || taken(&self.report) {
+            note(text);
+            return Ok(());
+        }
+        to_stdout(text.as_ref().as_bytes())
+    }
+
+    /// Writes the result where `--json` says.
+    pub fn write_json(&self, result: &impl Serialize) -> Result<(), CliError> {
         match &self.json {
-            Some(path) => Ok(write_json(path, result)?),
+            Some(sink) => sink.write(&report::json(result)?),
             None => Ok(()),
         }
     }
+
+    /// Writes the page where `--report` says.
+    pub fn write_report(&self, page: &str) -> Result<(), CliError> {
+        self.report.as_ref().map_or(Ok(()), |sink| sink.write(page.as_bytes()))
+    }
 }
 
-/// Whether a result can be put at `path`, whole, when it is there. What is there now is not touched.
-pub(super) fn check_writable(path: &Path) -> Result<(), CliError> {
-    let write = || match path.metadata() {
-        Ok(there) if there.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
-        Ok(there) if !there.is_file() => Err(io::Error::other("not a regular file")),
-        // "", ".." and the like, and "folder/" where there is no folder.
-        _ if path.file_name().is_none() || path.as_os_str().as_encoded_bytes().ends_with(b"/") => {
-            Err(io::Error::other("no name of a file"))
+impl Sink {
+    fn at(path: &Path) -> Result<Self, CliError> {
+        // `/dev/stdout`, and the file that standard output was sent to.
+        let stdout = of_stream(io::stdout());
+        if path == Path::new("-") || (stdout.is_some() && Identity::of(path) == stdout) {
+            return Ok(Self::Stdout);
         }
-        _ => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            tempfile::tempfile_in(folder.unwrap_or(Path::new("."))).map(drop)
+        Ok(Self::Path(Destination::at(path)?))
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        match self {
+            Self::Stdout => of_stream(io::stdout()),
+            Self::Path(destination) => destination.identity().cloned(),
         }
-    };
-    write().map_err(|source| CliError::Write { path: path.to_owned(), source })
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Stdout => "-".to_owned(),
+            Self::Path(destination) => destination.path().display().to_string(),
+        }
+    }
+
+    fn write(&self, content: &[u8]) -> Result<(), CliError> {
+        match self {
+            Self::Stdout => to_stdout(content),
+            Self::Path(destination) => Ok(destination.write(content)?),
+        }
+    }
 }
 
-/// Prints to stdout; a closed pipe is an error, not a panic.
-pub(super) fn print(text: impl AsRef<str>) -> Result<(), CliError> {
+/// Prints beside the results, on standard error. Where that is closed, nobody is left to tell.
+pub(super) fn note(text: impl AsRef<str>) {
+    let _ = io::stderr().write_all(text.as_ref().as_bytes());
+}
+
+fn to_stdout(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_ref().as_bytes()).and_then(|()| out.flush()).map_err(CliError::Stdout)
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(CliError::Stdout)
 }
 
-/// A table with right-aligned columns; the first row is the heading.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).enumerate();
-        let cells = cells.map(|(column, (cell, &width))| match column {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
-        });
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+/// The file that a standard stream is, where the system tells.
+#[cfg(unix)]
+fn of_stream(stream: impl std::os::fd::AsFd) -> Option<Identity> {
+    let own = stream.as_fd().try_clone_to_owned().ok()?;
+    Identity::of_open(&std::fs::File::from(own).metadata().ok()?)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tables_align() {
-        let rows = [["a", "bb"], ["cc", "d"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&rows), "a   bb\ncc   d\n");
-    }
+#[cfg(not(unix))]
+fn of_stream<S>(_: S) -> Option<Identity> {
+    None
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::interrupt;
 use crate::fetch::Event;
 
 /// A bar over `total` units of something.
@@ -30,6 +31,7 @@ pub(super) fn spinner(what: String) -> ProgressBar {
 pub(super) fn fetching<T, E>(
     fetch: impl FnOnce(&mut dyn FnMut(Event<'_>)) -> Result<T, E>,
 ) -> Result<T, E> {
+    interrupt::clean_up();
     let bar = spinner("looking in the cache folder".into());
     let result = fetch(&mut |event| match event {
         Event::Downloading { package, version } => {

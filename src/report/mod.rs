@@ -5,6 +5,8 @@
 //! self-contained page, and files are written whole or not at all.
 
 #[cfg(feature = "report")]
+mod destination;
+#[cfg(feature = "report")]
 mod file;
 #[cfg(feature = "report")]
 pub mod html;
@@ -13,7 +15,9 @@ mod tally;
 mod text;
 
 #[cfg(feature = "report")]
-pub use file::{ReportError, write_atomically, write_json};
+pub use destination::{Destination, Identity};
+#[cfg(feature = "report")]
+pub use file::{ReportError, json, write_atomically, write_json};
 pub use memory::{
     Alternatives, CompressionRates, HeadMemory, MemoryReport, MetadataBytes, PoolBytes,
     SequenceMemory,

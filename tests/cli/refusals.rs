@@ -22,9 +22,9 @@ fn bad_files_and_texts() {
     bench.refuses(&with(&["generate", "--prompt", ""]), "at least one prompt token");
     bench.refuses(&with(&["generate", "--prompt-file", "latin.txt"]), "latin.txt is not UTF-8");
     bench.refuses(&with(&["generate", "--prompt-file", "none.txt"]), "none.txt");
-    bench.refuses(&with(&["eval", "perplexity", "--text", "empty.txt"]), "tokens");
-    bench.refuses(&with(&["eval", "continuation", "--text", "empty.txt"]), "0 tokens");
-    bench.refuses(&with(&["demo", "--prompt-file", "empty.txt"]), "at least one prompt token");
+    bench.refuses(&with(&["eval", "perplexity", "--text", "empty.txt"]), "empty.txt is empty");
+    bench.refuses(&with(&["eval", "continuation", "--text", "empty.txt"]), "empty.txt is empty");
+    bench.refuses(&with(&["demo", "--prompt-file", "empty.txt"]), "empty.txt is empty");
 }
 
 #[test]
@@ -43,13 +43,13 @@ fn bad_budgets_and_pages() {
     bench.refuses(&generate(&["--keep-tokens", "0"]), "no page");
     bench.refuses(&generate(&["--keep-tokens", "20"]), "under the 36 that every head keeps");
     bench.refuses(&generate(&["--compress", "2", "--every", "0"]), "--every 0");
-    bench.refuses(&generate(&["--block-tokens", "0"]), "a page of 0 slots");
-    bench.refuses(&generate(&["--block-tokens", "99999999999"]), "too large");
-    bench.refuses(&generate(&["--memory", "0"]), "hold 0 pages");
+    bench.refuses(&generate(&["--block-tokens", "0"]), "--block-tokens 0 leaves nothing to do");
+    bench.refuses(&generate(&["--block-tokens", "99999999999"]), "more than 65536");
+    bench.refuses(&generate(&["--memory", "0"]), "--memory 0 leaves nothing to do");
     let endless = ["--block-tokens", "65536", "--memory", "999999999"];
     bench.refuses(&generate(&endless), "were not granted");
-    bench.refuses(&generate(&["--max-tokens", "0"]), "one token to generate");
-    bench.refuses(&generate(&["--chunk", "0"]), "chunks of at least one token");
+    bench.refuses(&generate(&["--max-tokens", "0"]), "--max-tokens 0 leaves nothing to do");
+    bench.refuses(&generate(&["--chunk", "0"]), "--chunk 0 leaves nothing to do");
     bench.refuses(&generate(&["--temperature", "-1"]), "temperature");
     bench.refuses(&generate(&["--temperature", "1", "--top-p", "0"]), "top-p");
     let scored = |extra: &[&'static str]| {

@@ -11,6 +11,7 @@ mod files;
 mod forward;
 mod keys;
 mod layout;
+mod limits;
 mod paged;
 mod reference;
 mod serving;

@@ -18,7 +18,7 @@ use headwise::{
 
 use crate::tiny_llama::TinyLlama;
 
-fn tiny() -> (tempfile::TempDir, Model) {
+pub fn tiny() -> (tempfile::TempDir, Model) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("tiny.gguf");
     TinyLlama::default().write(&path);
@@ -26,11 +26,11 @@ fn tiny() -> (tempfile::TempDir, Model) {
     (folder, model)
 }
 
-fn cache(model: &Model, capacity: Capacity) -> KvCache {
+pub fn cache(model: &Model, capacity: Capacity) -> KvCache {
     KvCache::new(&CacheConfig { capacity, ..CacheConfig::new(model.shape(), 0) }).unwrap()
 }
 
-fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {
+pub fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {
     Request {
         prompt: (0..prompt).map(|i| (i * 7919 + salt * 131) % 300).collect(),
         max_new_tokens,
@@ -40,7 +40,7 @@ fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {
     }
 }
 
-fn compression(budget: Budget) -> CompressionPlan {
+pub fn compression(budget: Budget) -> CompressionPlan {
     CompressionPlan {
         compression: Compression {
             scorer: Arc::from(ScorerKind::KvCompress.build()),
@@ -53,7 +53,7 @@ fn compression(budget: Budget) -> CompressionPlan {
 }
 
 /// Runs the requests to their end; every page must come back.
-fn run(
+pub fn run(
     model: &Model,
     capacity: Capacity,
     options: ServeOptions,
@@ -143,7 +143,11 @@ fn a_stop_token_ends_a_generation() {
 fn requests_that_cannot_run_are_refused_with_the_numbers() {
     let (_folder, model) = tiny();
     let refuse = |options: ServeOptions, capacity, request| {
-        let mut scheduler = Scheduler::new(&model, cache(&model, capacity), options).unwrap();
+        // What no request could have is refused with the scheduler.
+        let mut scheduler = match Scheduler::new(&model, cache(&model, capacity), options) {
+            Ok(scheduler) => scheduler,
+            Err(error) => return error,
+        };
         let error = scheduler.submit(request).unwrap_err();
         assert!(scheduler.is_idle());
         let stats = scheduler.cache().stats();
@@ -155,7 +159,7 @@ fn requests_that_cannot_run_are_refused_with_the_numbers() {
     assert!(matches!(refuse(plain(), roomy, request(0, 0, 5)), EngineError::EmptyRequest));
     assert!(matches!(refuse(plain(), roomy, request(0, 5, 0)), EngineError::EmptyRequest));
     assert!(matches!(
-        refuse(plain(), roomy, request(0, 250, 7)),
+        refuse(plain(), roomy, request(0, 250, 8)),
         EngineError::ContextExceeded { needed: 257, context: 256 }
     ));
     let mut foreign = request(0, 5, 5);
@@ -269,7 +273,7 @@ fn a_pool_that_fills_up_in_mid_step_loses_no_page() {
     assert_eq!(stats.free, stats.total);
 }
 
-fn failure(completion: &Completion) -> &EngineError {
+pub fn failure(completion: &Completion) -> &EngineError {
     match &completion.finish {
         Finish::Failed(error) => error,
         finish => panic!("{finish:?}"),

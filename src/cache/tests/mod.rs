@@ -6,6 +6,7 @@ mod needs;
 mod ranges;
 mod scores;
 mod shared;
+mod sizes;
 mod windows;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Demo;
 use crate::{
     cache::{Capacity, KvSequence},
-    cli::{error::CliError, output::table, progress, setup::Loaded},
+    cli::{error::CliError, progress, setup::Loaded, table::table},
     engine::eval::{Continuation, Quality},
     evict::ScorerKind,
     report::{Bytes, MemoryReport},

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Demo;
 use crate::{
     cache::{Capacity, KvCache},
-    cli::{error::CliError, output::table, progress, setup::Loaded},
+    cli::{error::CliError, progress, setup::Loaded, table::table},
     engine::{
         EngineError, Strategy,
         serve::{CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats},
@@ -82,7 +82,8 @@ impl Demo {
         let tokens_each = self.request_tokens.saturating_add(self.request_generate);
         let tokens_each = tokens_each.min(model.config().context);
         // Memory for two requests at full length, and a little room to grow.
-        let capacity = Capacity::Tokens(2 * tokens_each + tokens_each / 4);
+        let room = tokens_each.saturating_mul(2).saturating_add(tokens_each / 4);
+        let capacity = Capacity::Tokens(room);
         let cache = KvCache::new(&self.pages.config(model.shape(), capacity))?;
         let options = ServeOptions { compression, ..ServeOptions::default() };
         let mut scheduler = Scheduler::new(model, cache, options)?;

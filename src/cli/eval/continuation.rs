@@ -10,9 +10,11 @@ use crate::{
     cli::{
         args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs, above_zero},
         error::CliError,
-        output::{print, table},
+        given::Given,
+        input::read_text,
+        output::{Input, Results},
         progress,
-        setup::read_text,
+        table::table,
     },
     engine::{
         EngineError,
@@ -90,14 +92,17 @@ struct Row {
 }
 
 impl Continuation {
-    pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
+    pub fn run(self, given: &Given) -> Result<(), CliError> {
+        let inputs = [self.model.input()?, Input::file("the text of --text", &self.text)];
+        let results = Results::to(self.json.path(), None, &inputs)?;
         above_zero([
             ("--windows", self.windows),
             ("--context", self.context),
             ("--following", self.following),
             ("--chunk", self.chunk),
         ])?;
+        self.pages.check()?;
+        self.protect.all_used(given, &self.policies)?;
         let ways = self.ways()?;
         let text = read_text(&self.text)?;
         let loaded = self.model.load()?;
@@ -136,8 +141,8 @@ impl Continuation {
         for (way, sum) in ways.iter().zip(&sums) {
             rows.push(row(Some(way.policy), way.ratio, sum.mean(), full));
         }
-        print(self.table(&rows))?;
-        self.json.write(&Measured {
+        results.print(self.table(&rows))?;
+        results.write_json(&Measured {
             model: loaded.name(),
             format: self.pages.format.to_string(),
             context: self.context,

@@ -10,9 +10,9 @@ use crate::{
     cli::{
         args::{JsonArgs, ModelArgs, PageArgs, above_zero},
         error::CliError,
-        output::print,
+        input::{first_chars, read_text},
+        output::{Input, Results},
         progress,
-        setup::{first_chars, read_text},
     },
     engine::eval::{PerplexityOptions, PerplexityResult, perplexity},
     report::Bytes,
@@ -55,12 +55,15 @@ struct Measured {
 
 impl Perplexity {
     pub fn run(self) -> Result<(), CliError> {
-        self.json.check()?;
+        let inputs = [self.model.input()?, Input::file("the text of --text", &self.text)];
+        let results = Results::to(self.json.path(), None, &inputs)?;
         above_zero([
+            ("--chars", self.chars.unwrap_or(1)),
             ("--windows", self.windows),
             ("--context", self.context),
             ("--chunk", self.chunk),
         ])?;
+        self.pages.check()?;
         if self.context == 1 {
             let reason = "--context 1 leaves nothing to predict: a window's first token is given";
             return Err(CliError::Usage(reason.into()));
@@ -80,7 +83,7 @@ impl Perplexity {
         let each = |done| bar.inc(done as u64);
         let result = perplexity(&loaded.model, &tokens, &options, each)?;
         bar.finish_and_clear();
-        print(format!(
+        results.print(format!(
             "{} pages: perplexity {:.4} over {} tokens in {} windows of {} ({} of KV pages each)\n",
             self.pages.format,
             result.perplexity,
@@ -90,6 +93,6 @@ impl Perplexity {
             Bytes(result.page_bytes_held),
         ))?;
         let (model, format) = (loaded.name(), self.pages.format.to_string());
-        self.json.write(&Measured { model, format, text_tokens: tokens.len(), result })
+        results.write_json(&Measured { model, format, text_tokens: tokens.len(), result })
     }
 }

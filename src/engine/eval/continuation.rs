@@ -66,7 +66,8 @@ impl<'m> Continuation<'m> {
         mut progress: impl FnMut(usize),
     ) -> Result<Self, EngineError> {
         let needed = context.saturating_add(2);
-        if context == 0 || tokens.len() < needed {
+        EngineError::unless(context > 0, "context", context, "at least one token")?;
+        if tokens.len() < needed {
             return Err(EngineError::TextTooShort { found: tokens.len(), needed });
         }
         // A fork shares the context until it compresses; then it copies at most what it keeps. The

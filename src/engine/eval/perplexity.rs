@@ -47,9 +47,15 @@ pub fn perplexity(
     mut progress: impl FnMut(usize),
 ) -> Result<PerplexityResult, EngineError> {
     let context = options.context;
-    if context < 2 || options.windows == 0 || tokens.len() < context {
-        let (found, needed) = (tokens.len(), context.max(2));
-        return Err(EngineError::TextTooShort { found, needed });
+    EngineError::unless(
+        context >= 2,
+        "context",
+        context,
+        "at least two tokens, to predict one from another",
+    )?;
+    EngineError::unless(options.windows > 0, "windows", options.windows, "at least one")?;
+    if tokens.len() < context {
+        return Err(EngineError::TextTooShort { found: tokens.len(), needed: context });
     }
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
     let mut cache = KvCache::new(&config)?;

@@ -182,7 +182,12 @@ fn read(path: &Path) -> Result<Header, ModelError> {
     let path = || path.to_path_buf();
     let io = |source| ModelError::Io { path: path(), source };
     // Asked before opening: to open a pipe waits for somebody who writes to it.
-    if !fs::metadata(path()).map_err(io)?.is_file() {
+    // Before it is opened: opening a pipe waits for a writer.
+    let found = fs::metadata(path()).map_err(io)?;
+    if found.is_dir() {
+        return Err(io(io::ErrorKind::IsADirectory.into()));
+    }
+    if !found.is_file() {
         return Err(io(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")));
     }
     let file = File::open(path()).map_err(io)?;

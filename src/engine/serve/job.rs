@@ -82,7 +82,7 @@ impl Job {
 
     /// Tokens of the next step: one, or an even share of the prompt that is left.
     pub fn next_tokens(&self, chunk: usize) -> usize {
-        prefill::chunks(self.pending(), chunk).front().map_or(0, |first| first.len())
+        prefill::first_chunk(self.pending(), chunk)
     }
 
     /// Takes a sampled token, unless it is a stop token; says why that was the last, if it was.

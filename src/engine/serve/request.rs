@@ -5,19 +5,19 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    cache::Compression,
+    cache::{CacheError, Compression},
     engine::{EngineError, Strategy},
 };
 
 /// How the scheduler works.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Most prompt tokens in one step.
+    /// Most prompt tokens in one step, at least one.
     pub chunk: usize,
-    /// Most sequences that run at once.
+    /// Most sequences that run at once, at least one.
     pub max_running: usize,
-    /// Share of the pool that admission keeps free for the growth of running sequences. A few percent
-    /// are what keeps an engine from admitting a request and preempting it on the next step.
+    /// Share of the pool, from 0 to 1, that admission keeps free for the growth of running sequences. A
+    /// few percent are what keeps an engine from admitting a request and preempting it on the next step.
     pub watermark: f64,
     /// How sequences are compressed, if at all.
     pub compression: Option<CompressionPlan>,
@@ -26,6 +26,30 @@ pub struct ServeOptions {
 impl Default for ServeOptions {
     fn default() -> Self {
         Self { chunk: 256, max_running: 64, watermark: 0.02, compression: None }
+    }
+}
+
+impl ServeOptions {
+    /// Refuses numbers outside their range, as a scheduler does that is made with them.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfRange`], and those of the compression's budget.
+    pub fn check(&self) -> Result<(), EngineError> {
+        EngineError::unless(self.chunk > 0, "chunk", self.chunk, "at least one token")?;
+        EngineError::unless(
+            self.max_running > 0,
+            "max_running",
+            self.max_running,
+            "at least one sequence",
+        )?;
+        let share = (0.0..=1.0).contains(&self.watermark);
+        EngineError::unless(share, "watermark", self.watermark, "a share from 0 to 1")?;
+        let Some(plan) = &self.compression else { return Ok(()) };
+        EngineError::unless(plan.every != Some(0), "every", 0, "at least one token")?;
+        let Compression { budget, policy, .. } = &plan.compression;
+        // No head and no token: only what the budget itself says is looked at.
+        budget.target_pages(&[], 0, policy).map_err(CacheError::from)?;
+        Ok(())
     }
 }
 
@@ -39,7 +63,7 @@ pub struct CompressionPlan {
     /// Evict after each prefill chunk rather than only after the last: the uncompressed prompt never
     /// has to fit, but early tokens are judged by early queries.
     pub between_chunks: bool,
-    /// Evict every this many decoded tokens.
+    /// Evict every this many decoded tokens, at least one.
     pub every: Option<usize>,
 }
 
@@ -48,7 +72,8 @@ pub struct CompressionPlan {
 pub struct Request {
     /// Token ids, at least one.
     pub prompt: Vec<u32>,
-    /// Most tokens to generate, at least one.
+    /// Most tokens to generate, at least one. The last one is not run, so that a prompt and its answer
+    /// may be one token longer than the model's context.
     pub max_new_tokens: usize,
     /// How the next token is chosen.
     pub strategy: Strategy,
@@ -56,6 +81,13 @@ pub struct Request {
     pub seed: u64,
     /// Token ids that end the generation, such as the tokenizer's end of text.
     pub stop: Vec<u32>,
+}
+
+impl Request {
+    /// Positions that the request comes to need at most: nothing is read after its last token.
+    pub fn positions(&self) -> usize {
+        self.prompt.len().saturating_add(self.max_new_tokens.saturating_sub(1))
+    }
 }
 
 /// Names a request in the order of submission.

@@ -59,6 +59,9 @@ pub struct Scheduler<'m> {
 
 impl<'m> Scheduler<'m> {
     /// A scheduler of `model` over `cache`, which has the model's shape.
+    ///
+    /// # Errors
+    /// A cache of another shape; those of [`ServeOptions::check`].
     pub fn new(
         model: &'m Model,
         cache: KvCache,
@@ -68,9 +71,7 @@ impl<'m> Scheduler<'m> {
         if cache_shape != model_shape {
             return Err(EngineError::ShapeMismatch { cache: cache_shape, model: model_shape });
         }
-        if options.chunk == 0 || options.max_running == 0 {
-            return Err(EngineError::NoCapacity);
-        }
+        options.check()?;
         Ok(Self {
             model,
             cache,
@@ -92,7 +93,7 @@ impl<'m> Scheduler<'m> {
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(EngineError::TokenId { token, vocab });
         }
-        let needed = request.prompt.len().saturating_add(request.max_new_tokens);
+        let needed = request.positions();
         if needed > context {
             return Err(EngineError::ContextExceeded { needed, context });
         }
@@ -146,6 +147,9 @@ impl<'m> Scheduler<'m> {
     }
 
     /// Runs until every request is done, or failed; each step's [`Progress`] goes to `each`.
+    ///
+    /// # Errors
+    /// Those of [`step`](Self::step), which can be run on from.
     pub fn run(&mut self, mut each: impl FnMut(&Progress)) -> Result<(), EngineError> {
         while !self.is_idle() {
             each(&self.step()?);
@@ -159,7 +163,8 @@ impl<'m> Scheduler<'m> {
     /// and the others go on.
     ///
     /// # Errors
-    /// The forward pass fails, and with no request alone. Nothing was appended: the requests stay, and
+    /// The forward pass fails, and with no request alone. Or [`EngineError::Stalled`]: a request waits
+    /// for pages that sequences outside the scheduler hold. Nothing was appended: the requests stay, and
     /// the step can be tried again.
     pub fn step(&mut self) -> Result<Progress, EngineError> {
         let completed = std::mem::take(&mut self.unreported);
@@ -168,7 +173,11 @@ impl<'m> Scheduler<'m> {
         let (members, rows) = loop {
             let members = self.members();
             if members.is_empty() {
-                return Ok(progress);
+                // Whoever steps until all is done would never leave.
+                return match self.waiting.front() {
+                    Some(oldest) if progress.completed.is_empty() => Err(self.stalled(oldest)),
+                    _ => Ok(progress),
+                };
             }
             match self.forward(&members, Keep::Tokens) {
                 Ok(rows) => break (members, rows),

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{HeatMaps, LineChart, StackedBars, Table, escape::Escaped};
+use super::{HeatMaps, LineChart, StackedBars, Table, escape::Escaped, table};
 use crate::report::{ReportError, write_atomically};
 
 /// A page under construction: parts appear in the order they are added.
@@ -92,9 +92,10 @@ impl Page {
             "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n\
-             <title>{title}</title>\n<style>\n{}</style>\n</head>\n<body>\n<main>\n\
+             <title>{title}</title>\n<style>\n{}{}</style>\n</head>\n<body>\n<main>\n\
              <h1>{title}</h1>\n{}</main>\n</body>\n</html>\n",
             include_str!("page.css"),
+            table::style(),
             self.body
         )
     }

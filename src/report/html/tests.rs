@@ -181,6 +181,104 @@ fn ticks_are_round_and_few() {
     assert_eq!(ticks(Scale::Log, mib, 16.0 * mib, &Unit::Bytes), powers);
 }
 
+/// The widths of a container, in rem, at which its only table's rows become cards.
+fn cards_up_to(html: &str) -> f64 {
+    let table = html.split("<table").nth(1).expect("a table");
+    let class = table.split('"').nth(1).filter(|class| class.starts_with("fit-"));
+    let class = class.expect("a table says what it needs");
+    let as_cards = format!(".{class} tr {{ display: grid;");
+    let before = html.split(&as_cards).next().filter(|before| before.len() < html.len());
+    let before = before.expect("the page has the rules of its table");
+    match before.rsplit_once("@container (max-width: ") {
+        Some((_, query)) if query.matches('{').count() > query.matches('}').count() => {
+            query.split("rem").next().unwrap().parse().unwrap()
+        }
+        _ => f64::INFINITY,
+    }
+}
+
+/// The room that a table needs in the letters of Liberation Sans and Segoe UI, where digits are 0.556
+/// em wide and no other letter of these headers is wider on average, in rem.
+fn room(table: &Table) -> f64 {
+    let columns = table.columns.iter().enumerate().map(|(index, column)| {
+        let cells = table.rows.iter().filter_map(|row| row.get(index));
+        let cell = cells.map(|cell| cell.chars().count()).max().unwrap_or(0) as f64 * 0.9;
+        let word = column.name.split(' ').map(|word| word.chars().count()).max();
+        let header = word.unwrap_or(0) as f64 * 0.8;
+        1.1 + 0.556 * cell.max(header)
+    });
+    columns.sum()
+}
+
+/// The columns and the longest cells of the demo's first table.
+fn widest_table() -> Table {
+    let columns = [
+        "rate",
+        "held",
+        "used",
+        "physical",
+        "theoretical",
+        "ratio of both",
+        "pages freed",
+        "metadata",
+        "decode, tokens/s",
+        "perplexity",
+        "change",
+        "KL, nats",
+        "top-1",
+    ];
+    let row = [
+        "16x",
+        "45.02 MiB",
+        "44.97 MiB",
+        "16.00x",
+        "16.02x",
+        "0.998",
+        "10800",
+        "796.24 KiB",
+        "103.4",
+        "19.021",
+        "+12.34%",
+        "0.1234",
+        "100.0%",
+    ];
+    let align = |index| if index == 0 { Align::Text } else { Align::Number };
+    let columns = columns.iter().enumerate();
+    Table {
+        title: "Rates".into(),
+        columns: columns.map(|(index, name)| Column::new(*name, align(index))).collect(),
+        rows: vec![row.map(str::to_owned).to_vec()],
+    }
+}
+
+#[test]
+fn the_widest_table_of_the_demo_fits_a_page_of_1200_pixels_and_every_other() {
+    let table = widest_table();
+    let html = Page::new("page").table(table.clone()).to_html();
+    let cards = cards_up_to(&html);
+    assert!(room(&table) <= cards, "{} rem of cells beside each other in {cards}", room(&table));
+    // The page's own margins are 2.5 rem, and a rem is 16 pixels, as many as a scroll bar takes.
+    let (_, css) = html.split_once("main { max-width: ").unwrap();
+    let most: f64 = css.split("rem").next().unwrap().parse().unwrap();
+    let container = f64::min(1200.0 / 16.0 - 1.0, most) - 2.5;
+    assert!(cards < container, "at 1200 pixels it is still a table: {cards} < {container}");
+    assert!(html.contains("<td class=\"n\" data-name=\"held\">45.02 MiB</td>"), "{html}");
+}
+
+proptest! {
+    /// Where a table's cells do not fit beside each other, its rows are cards.
+    #[test]
+    fn a_table_fits_its_page(
+        cells in prop::collection::vec(("[a-z]{1,14}( [a-z/,]{1,14})?", "[0-9.,%+x ]{0,18}"), 1..20),
+    ) {
+        let columns = cells.iter().map(|(name, _)| Column::new(name, Align::Number)).collect();
+        let rows = vec![cells.iter().map(|(_, cell)| cell.clone()).collect()];
+        let table = Table { title: String::new(), columns, rows };
+        let cards = cards_up_to(&Page::new("page").table(table.clone()).to_html());
+        prop_assert!(room(&table) <= cards, "{} rem in {cards}", room(&table));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 

@@ -73,7 +73,8 @@ impl Scheduler<'_> {
     pub(super) fn peak_pages(&self, job: &Job) -> usize {
         let plan = self.cache.table_plan();
         let tokens = job.tokens.len();
-        let full = plan.pages_for(tokens + 1);
+        // The next token needs a place too, unless it is the last one.
+        let full = plan.pages_for(tokens.saturating_add(1).min(job.request.positions()));
         match (&self.options.compression, job.prefill_target) {
             (Some(compression), Some(target)) if compression.between_chunks => {
                 let chunk = tokens.div_ceil(tokens.div_ceil(self.options.chunk));

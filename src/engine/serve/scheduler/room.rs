@@ -33,15 +33,51 @@ impl Scheduler<'_> {
     }
 
     /// Whether a job may start now; also sets what its prefill may hold.
-    fn admission(&self, job: &mut Job) -> Result<Admission, EngineError> {
+    fn admission(&mut self, job: &mut Job) -> Result<Admission, EngineError> {
         job.prefill_target = self.target_pages(job.tokens.len())?;
         let reserved = if self.running.is_empty() {
             0
         } else {
-            let watermark = self.options.watermark * self.cache.stats().total as f64;
-            watermark as usize + self.running.iter().map(|job| self.growth(job)).sum::<usize>()
+            // A share of the pool ([`ServeOptions::check`](super::super::ServeOptions::check)).
+            let watermark = (self.options.watermark * self.cache.stats().total as f64) as usize;
+            let growth = self.running.iter().map(|job| self.growth(job));
+            growth.fold(watermark, usize::saturating_add)
         };
-        Ok(self.cache.manager().admission(self.peak_pages(job), reserved))
+        let pages = self.peak_pages(job);
+        match self.cache.manager().admission(pages, reserved) {
+            // Sequences dropped outside the scheduler leave their pages behind the fence.
+            Admission::Later { .. } if self.cache.stats().fenced > 0 => {
+                self.cache.settle();
+                Ok(self.cache.manager().admission(pages, reserved))
+            }
+            admission => Ok(admission),
+        }
+    }
+
+    /// Why nothing runs although `oldest` waits.
+    pub(super) fn stalled(&self, oldest: &Job) -> EngineError {
+        let stats = self.cache.stats();
+        EngineError::Stalled {
+            request: oldest.id.0,
+            needed: self.peak_pages(oldest),
+            free: stats.free,
+            total: stats.total,
+            others: self.held_by_others(),
+        }
+    }
+
+    /// Whether the first running job would find room if sequences outside the scheduler gave theirs, and
+    /// not before: then it is worth waiting.
+    fn waits_for_others(&self) -> bool {
+        let total = self.cache.stats().total;
+        let left = total - self.held_by_others();
+        self.running.first().is_some_and(|job| (left + 1..=total).contains(&self.peak_pages(job)))
+    }
+
+    /// Pages that no sequence of the scheduler holds. Its sequences share none among themselves.
+    fn held_by_others(&self) -> usize {
+        let own: usize = self.sequences().map(|sequence| sequence.tables().pages()).sum();
+        self.cache.stats().held.saturating_sub(own)
     }
 
     fn start(&mut self, mut job: Job) {
@@ -94,8 +130,8 @@ impl Scheduler<'_> {
             self.end(ended, progress);
             return;
         }
-        if self.running.len() <= 1 {
-            // Nobody else holds anything: the pool is too small for this one request.
+        if self.running.len() <= 1 && !self.waits_for_others() {
+            // The pool is too small for this one request.
             let failed = Finish::Failed(Arc::new(full.into()));
             let ended = (0..self.running.len()).map(|index| (index, failed.clone())).collect();
             self.end(ended, progress);
