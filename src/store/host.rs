@@ -7,12 +7,12 @@ use super::{
     arena::Arena,
     slots::{
         arena_bytes, check_moves, check_page, check_rows, check_table, decode, encode, locate,
-        ranges, slots_from, slots_of,
+        slots_from, slots_of,
     },
 };
 use crate::{
     base::SlotMove,
-    format::{Codec, CodecVisitor, Overflow, Region, Side, SlotFormat},
+    format::{Overflow, Region, SlotFormat},
 };
 
 /// A store in one aligned host arena.
