@@ -9,7 +9,10 @@ use crate::{
     base::CacheShape,
     cache::{CacheConfig, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
-    evict::{Allocation, Budget, Cost, Policy, Scorer, ScorerKind, scorer::KvCompress},
+    evict::{
+        Allocation, Budget, Cost, Policy, Scorer,
+        scorer::{KvCompress, ScorerKind},
+    },
     format::PageFormat,
 };
 

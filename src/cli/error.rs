@@ -4,17 +4,19 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::{
-    CudaError, bench::BenchError, nvrtc::ObtainError, report::ReportError as KernelsReportError,
-    serving::ServingError,
-};
 use crate::{
     cache::CacheError,
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
     evict::EvictError,
     fetch::FetchError,
     report::ReportError,
+};
+#[cfg(feature = "cuda")]
+use crate::{
+    cuda::{CudaError, nvrtc::ObtainError},
+    measure::{
+        bench::BenchError, report::ReportError as KernelsReportError, serving::ServingError,
+    },
 };
 
 /// One line for the user. Exit code 2.

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use error::one_line;
+use self::error::one_line;
 
 /// A paged KV cache in which every attention head has its own page table.
 #[derive(Parser)]

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::Serialize;
 
-use super::CudaError;
+use super::error::CudaError;
 
 /// A compute capability, with the letter of an architecture- or family-specific target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,7 +9,7 @@ use crate::{
     cache::{Capacity, KvSequence},
     cli::{error::CliError, output::table, progress, setup::Loaded},
     engine::eval::{Continuation, Quality},
-    evict::ScorerKind,
+    evict::scorer::ScorerKind,
     report::{Bytes, MemoryReport},
 };
 

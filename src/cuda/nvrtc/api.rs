@@ -13,7 +13,7 @@ use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
 
 use super::Source;
-use crate::cuda::{CudaError, CudaVersion};
+use crate::cuda::error::{CudaError, CudaVersion};
 
 /// Result codes are plain integers here: a newer library may return codes that an enum lacks.
 type Code = c_int;

@@ -10,14 +10,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Api, Program};
+use self::api::{Api, Program};
+use super::{
+    arch::Arch,
+    error::{CudaError, CudaVersion},
+};
+use crate::fetch::{self, Event, FetchError};
 pub use locate::{ENV_FOLDER, Folders};
 use parking_lot::Mutex;
 use thiserror::Error;
 pub use usage::KernelUsage;
-
-use super::{Arch, CudaError, CudaVersion};
-use crate::fetch::{self, Event, FetchError};
 
 /// Why there is no library, although it may be fetched.
 #[derive(Debug, Error)]

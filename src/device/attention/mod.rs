@@ -1,0 +1,24 @@
+//! Attention on a device.
+//!
+//! [`Decoder`], [`Appender`], [`Prefiller`] and [`WindowScorer`] work on device addresses, in an engine's
+//! own stream; the first two in buffers of fixed size and address, so that their launches can be captured
+//! in CUDA graphs. [`CudaAttention`] is the contract of [`Attention`](crate::attend::Attention) on top,
+//! with queries and results in host memory.
+
+mod append;
+mod append_step;
+mod args;
+mod decode;
+mod host;
+mod prefill;
+mod window;
+
+pub use self::append::{Appender, NO_SLOT, NewRows};
+pub use self::append_step::{StepAppender, StepRows};
+#[cfg(test)]
+pub(in crate::device) use self::args::fields;
+pub use self::args::{MergeItem, PrefillItem, ScoreItem, WorkItem};
+pub use self::decode::{DecodeHead, DecodePlan, Decoder, Tensors};
+pub use self::host::CudaAttention;
+pub use self::prefill::{PrefillHead, Prefiller, prefill_items};
+pub use self::window::{WindowHead, WindowScorer, window_items};
