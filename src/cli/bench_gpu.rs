@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     cuda::{
-        KernelCache, Kernels,
+        KernelCache,
         driver::{Context, Driver},
         nvrtc::Nvrtc,
     },
+    device::Kernels,
     fetch::CacheDir,
     format::PageFormat,
     measure::bench::{BenchEvent, BenchPlan, BenchScope, bench},

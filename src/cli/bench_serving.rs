@@ -10,13 +10,15 @@ use super::{
 };
 use crate::{
     cuda::{
-        KernelCache, Kernels,
+        KernelCache,
+        cublas::CuBlas,
         driver::{Context, Driver, Stream},
         nvrtc::Nvrtc,
     },
+    device::Kernels,
     fetch::CacheDir,
     format::PageFormat,
-    measure::serving::{CuBlas, CurveConfig, ModelShape, ServingReport, curve},
+    measure::serving::{CurveConfig, ModelShape, ServingReport, curve},
 };
 
 /// Decode throughput of a Llama-3.1-8B-shaped model by compression rate, in fixed KV memory.

@@ -4,16 +4,16 @@
 //! on stderr and exit code 2.
 
 mod args;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 mod bench_gpu;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 mod bench_serving;
 mod demo;
 mod error;
 mod eval;
 mod fetch;
 mod generate;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 mod kernels;
 mod output;
 mod progress;
@@ -42,13 +42,13 @@ enum Command {
     /// Measure quality by a fixed protocol.
     Eval(eval::Eval),
     /// List the CUDA devices, compile the CUDA kernels and report what each needs.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     Kernels(kernels::Kernels),
     /// Check the CUDA kernels on a device, then measure each next to a plain copy.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     BenchGpu(bench_gpu::BenchGpu),
     /// Measure decode throughput by compression rate on a CUDA device.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     BenchServing(bench_serving::BenchServing),
     /// Fetch an artefact into the cache folder and verify its checksum.
     Fetch(fetch::Fetch),
@@ -64,11 +64,11 @@ pub fn run() -> ExitCode {
         Command::Demo(demo) => demo.run(),
         Command::Generate(generate) => generate.run(),
         Command::Eval(eval) => eval.run(),
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "measure")]
         Command::Kernels(kernels) => kernels.run(),
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "measure")]
         Command::BenchGpu(bench) => bench.run(),
-        #[cfg(feature = "cuda")]
+        #[cfg(feature = "measure")]
         Command::BenchServing(bench) => bench.run(),
         Command::Fetch(fetch) => fetch.run(),
     };

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What the kernels include.
-pub(super) const HEADERS: &[(&str, &str)] = &[
+pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("append.cuh", include_str!("../../kernels/append.cuh")),
     ("attend.cuh", include_str!("../../kernels/attend.cuh")),
     ("format.cuh", include_str!("../../kernels/format.cuh")),

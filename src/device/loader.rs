@@ -5,9 +5,12 @@ use std::{collections::HashMap, sync::Arc};
 use parking_lot::Mutex;
 use rayon::prelude::*;
 
-use super::kernels::{KernelFile, Specialisation};
+use super::{
+    error::DeviceError,
+    kernels::{KernelFile, Specialisation},
+};
 use crate::cuda::{
-    CudaError, CudaVersion, KernelCache,
+    CudaVersion, KernelCache,
     driver::{Argument, Context, Kernel, Launch, Module, Stream},
     nvrtc::{Nvrtc, Source},
 };
@@ -46,9 +49,11 @@ impl Loaded {
         stream: &Stream,
         grid: [u32; 3],
         arguments: &[Argument],
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
+        let launch = Launch { grid, threads: self.threads };
         // SAFETY: the caller vouches for the arguments.
-        unsafe { self.kernel.launch(stream, Launch { grid, threads: self.threads }, arguments) }
+        unsafe { self.kernel.launch(stream, launch, arguments) }?;
+        Ok(())
     }
 }
 
@@ -92,7 +97,7 @@ impl Kernels {
         file: KernelFile,
         specialisation: &Specialisation,
         stream: &Stream,
-    ) -> Result<Arc<Loaded>, CudaError> {
+    ) -> Result<Arc<Loaded>, DeviceError> {
         let key = (file, specialisation.defines());
         if let Some(kernel) = self.loaded.lock().get(&key) {
             return Ok(Arc::clone(kernel));
@@ -115,23 +120,23 @@ impl Kernels {
         &self,
         wanted: &[(KernelFile, Specialisation)],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         wanted.par_iter().try_for_each(|(file, specialisation)| {
             self.get(*file, specialisation, stream).map(drop)
         })
     }
 
     /// Compiles and loads a source, or takes it from the cache on disk.
-    pub(super) fn module(
+    pub(crate) fn module(
         &self,
         source: &Source<'_>,
         options: &[String],
-    ) -> Result<Module, CudaError> {
+    ) -> Result<Module, DeviceError> {
         let arch = self.context.info().arch;
         let compiled = match &self.cache {
             Some(cache) => cache.ptx(&self.nvrtc, source, options, arch)?.0,
             None => self.nvrtc.compile(source, options, arch)?,
         };
-        Module::new(&self.context, &compiled.ptx)
+        Ok(Module::new(&self.context, &compiled.ptx)?)
     }
 }

@@ -61,7 +61,7 @@ impl TableMirror {
         if let Err(error) = sent {
             // What may not have arrived is sent again by the next call.
             ranges.into_iter().for_each(|range| self.image.dirty().mark(range));
-            return Err(error);
+            return Err(error.into());
         }
         Ok(ranges.iter().map(|range| range.len() * size_of::<u32>()).sum())
     }

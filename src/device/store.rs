@@ -12,7 +12,7 @@ use super::{
 use crate::{
     base::SlotMove,
     cuda::{
-        Staging,
+        CudaError, Staging,
         driver::{Context, DeviceBuffer, Stream},
     },
     format::{PageLayout, Region},
@@ -328,9 +328,10 @@ fn slots_in(region: Region, slot: usize, count: usize) -> [Range<usize>; 2] {
 }
 
 /// What the device said, as the stores' trait has it.
-fn device(error: DeviceError) -> StoreError {
+fn device(error: impl Into<DeviceError>) -> StoreError {
+    let error = error.into();
     match error {
-        DeviceError::OutOfMemory { bytes, .. } => {
+        DeviceError::Cuda(CudaError::OutOfMemory { bytes, .. }) => {
             StoreError::OutOfMemory { bytes, reason: error.to_string() }
         }
         other => StoreError::Device(other.to_string()),

@@ -10,15 +10,12 @@ use crate::{
 };
 use headwise::{
     base::CacheShape,
-    cuda::{
-        CudaStore, Kernels,
-        driver::{Context, Stream},
-        verify::{
-            AttentionCase, append_agrees_with_the_host, attention_errors,
-            store_agrees_with_the_host,
-        },
-    },
+    cuda::driver::{Context, Stream},
+    device::{CudaStore, Kernels},
     format::{PageFormat, PageLayout, SlotFormat},
+    measure::verify::{
+        AttentionCase, append_agrees_with_the_host, attention_errors, store_agrees_with_the_host,
+    },
     store::PageStore,
 };
 

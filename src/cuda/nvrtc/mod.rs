@@ -164,4 +164,4 @@ fn compiled(
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -246,7 +246,7 @@ impl Decoder {
             |to: &mut DeviceBuffer, bytes: &[u8]| staging.upload(stream, to, [(0, bytes)]);
         upload(&mut self.items, bytemuck::cast_slice(&plan.items))?;
         upload(&mut self.lists, bytemuck::cast_slice(&plan.lists))?;
-        upload(&mut self.merges, bytemuck::cast_slice(&plan.merges))
+        Ok(upload(&mut self.merges, bytemuck::cast_slice(&plan.merges))?)
     }
 
     /// Why a launch could not follow `plan`: what it would read of the lists and write of the partial

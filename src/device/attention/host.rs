@@ -251,7 +251,7 @@ impl State {
         }
         self.out.download(staging, stream, output.out)?;
         self.lse.download(staging, stream, output.lse)?;
-        self.sums.download(staging, stream, sums)
+        Ok(self.sums.download(staging, stream, sums)?)
     }
 }
 

@@ -93,7 +93,8 @@ impl SlotData {
         let bytes = bytemuck::cast_slice_mut(scores);
         staging.download(stream, &self.scores, &self.spans(pages, size_of::<Score>()), bytes)?;
         let bytes = bytemuck::cast_slice_mut(positions);
-        staging.download(stream, &self.positions, &self.spans(pages, size_of::<u32>()), bytes)
+        staging.download(stream, &self.positions, &self.spans(pages, size_of::<u32>()), bytes)?;
+        Ok(())
     }
 
     /// Queues copies of the data of whole pages from the host (swapping in), as [`read`](Self::read)
@@ -147,7 +148,8 @@ impl SlotData {
         stream: &Stream,
     ) -> Result<(), DeviceError> {
         staging.upload(stream, &mut self.scores, [(0, bytemuck::cast_slice(scores))])?;
-        staging.upload(stream, &mut self.positions, [(0, bytemuck::cast_slice(positions))])
+        staging.upload(stream, &mut self.positions, [(0, bytemuck::cast_slice(positions))])?;
+        Ok(())
     }
 
     /// The scores and positions of the first `slots` slots of a table whose pages have `page_slots`,

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::cuda::{
-    CudaError,
-    driver::{DeviceBuffer, Event, Stream},
+use crate::{
+    cuda::driver::{DeviceBuffer, Event, Stream},
+    device::DeviceError,
 };
 
 /// Samples of which the median counts.
@@ -18,7 +18,7 @@ const MOST_LAUNCHES: usize = 512;
 const COPY_BYTES: usize = 2 << 30;
 
 /// Queues the launch of that number.
-pub type Launch<'a> = dyn FnMut(usize, &Stream) -> Result<(), CudaError> + 'a;
+pub type Launch<'a> = dyn FnMut(usize, &Stream) -> Result<(), DeviceError> + 'a;
 
 /// Measures launches in a stream.
 pub struct Clock {
@@ -28,7 +28,7 @@ pub struct Clock {
 }
 
 impl Clock {
-    pub fn new(stream: Stream) -> Result<Self, CudaError> {
+    pub fn new(stream: Stream) -> Result<Self, DeviceError> {
         let context = stream.context().clone();
         let (start, end) = (Event::timed(&context)?, Event::timed(&context)?);
         Ok(Self { stream: Arc::new(stream), start, end })
@@ -36,15 +36,15 @@ impl Clock {
 
     /// The median time of one `launch`, in seconds; each is told its number, so that it can work on
     /// other memory than the last.
-    pub fn median(&mut self, launch: &mut Launch<'_>) -> Result<f64, CudaError> {
+    pub fn median(&mut self, launch: &mut Launch<'_>) -> Result<f64, DeviceError> {
         Ok(self.medians(&mut [launch])?[0])
     }
 
     /// The median times of several launches, whose samples take turns: a device that grows hot and slow
     /// does so for all of them.
-    pub fn medians(&mut self, launches: &mut [&mut Launch<'_>]) -> Result<Vec<f64>, CudaError> {
+    pub fn medians(&mut self, launches: &mut [&mut Launch<'_>]) -> Result<Vec<f64>, DeviceError> {
         let mut turn = 0;
-        let mut sample = |launch: &mut Launch<'_>, count: usize| -> Result<f64, CudaError> {
+        let mut sample = |launch: &mut Launch<'_>, count: usize| -> Result<f64, DeviceError> {
             self.start.record(&self.stream)?;
             for _ in 0..count {
                 launch(turn, &self.stream)?;
@@ -75,14 +75,14 @@ impl Clock {
     }
 
     /// Bytes read and written per second by a copy on the device, in GB/s.
-    pub fn copy_gbps(&mut self) -> Result<f64, CudaError> {
+    pub fn copy_gbps(&mut self) -> Result<f64, DeviceError> {
         let context = self.stream.context();
         let bytes = COPY_BYTES.min(context.memory()?.0 / 4);
         let mut buffer = DeviceBuffer::new(context, 2 * bytes)?;
         buffer.fill(0..2 * bytes, 0x5a, &self.stream)?;
         let seconds = self.median(&mut |i, stream| {
             let (from, to) = if i % 2 == 0 { (0, bytes) } else { (bytes, 0) };
-            buffer.copy_within(from, to, bytes, stream)
+            Ok(buffer.copy_within(from, to, bytes, stream)?)
         })?;
         Ok(2.0 * bytes as f64 / seconds / 1e9)
     }

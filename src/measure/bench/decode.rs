@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{
     cuda::{
-        Arch, CudaError, Staging,
+        Arch, Staging,
         driver::{DeviceBuffer, Stream},
     },
     device::{
-        Kernels,
+        DeviceError, Kernels,
         attention::{DecodeHead, Decoder, Tensors},
         kernels::Specialisation,
     },
@@ -99,7 +99,7 @@ impl Variant {
         case: &Case,
         (ragged, bulk): (bool, bool),
         stream: &Stream,
-    ) -> Result<Self, CudaError> {
+    ) -> Result<Self, DeviceError> {
         let slots = case.slots(plan, ragged);
         let specialisation =
             Specialisation { io: SlotFormat::F16, bulk, ..Specialisation::new(layout, plan.group) };

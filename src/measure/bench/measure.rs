@@ -3,7 +3,12 @@
 use super::{
     BenchError, BenchEvent, BenchReport, BenchScope, arena::Arena, clock::Clock, decode, movers,
 };
-use crate::{cuda::CudaError, device::Kernels, format::PageFormat, measure::verify::VerifyError};
+use crate::{
+    cuda::CudaError,
+    device::{DeviceError, Kernels},
+    format::PageFormat,
+    measure::verify::VerifyError,
+};
 
 /// Of `free` bytes of device memory, what pages may take: the rest is for scores and positions beside
 /// them, for rows and for partial results.
@@ -68,10 +73,10 @@ impl BenchReport {
 fn kept<T>(result: Result<T, BenchError>) -> Result<Result<T, String>, BenchError> {
     match result {
         Ok(rows) => Ok(Ok(rows)),
-        Err(BenchError::Cuda(error @ CudaError::OutOfMemory { .. }))
-        | Err(BenchError::Verify(VerifyError::Cuda(error @ CudaError::OutOfMemory { .. }))) => {
-            Ok(Err(error.to_string()))
-        }
+        Err(BenchError::Device(DeviceError::Cuda(error @ CudaError::OutOfMemory { .. })))
+        | Err(BenchError::Verify(VerifyError::Device(DeviceError::Cuda(
+            error @ CudaError::OutOfMemory { .. },
+        )))) => Ok(Err(error.to_string())),
         Err(error) => Err(error),
     }
 }

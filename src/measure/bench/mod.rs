@@ -24,7 +24,7 @@ use super::verify::{AttentionErrors, VerifyError};
 use crate::{
     base::{CacheShape, ShapeError},
     cuda::{CudaError, CudaVersion, DeviceInfo, driver::Stream},
-    device::{Kernels, kernels::MOST_HEAD_DIM},
+    device::{DeviceError, Kernels, kernels::MOST_HEAD_DIM},
     format::{LayoutError, PageFormat, PageLayout},
 };
 
@@ -186,7 +186,7 @@ pub enum BenchEvent {
 pub enum BenchError {
     /// The device, the driver or the compiler.
     #[error(transparent)]
-    Cuda(#[from] CudaError),
+    Device(#[from] DeviceError),
     /// A check could not be made.
     #[error(transparent)]
     Verify(#[from] VerifyError),
@@ -202,6 +202,12 @@ pub enum BenchError {
     /// A list with nothing in it, or a zero in one.
     #[error("there is nothing to measure: {0}")]
     Empty(&'static str),
+}
+
+impl From<CudaError> for BenchError {
+    fn from(error: CudaError) -> Self {
+        DeviceError::from(error).into()
+    }
 }
 
 /// Checks, then measures, on the kernels' device.

@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{
     cuda::{
-        CudaError, Staging,
+        Staging,
         driver::{Argument, DeviceBuffer},
     },
     device::{
-        Kernels,
+        DeviceError, Kernels,
         attention::{
             Appender, MergeItem, NewRows, PrefillHead, ScoreItem, StepAppender, StepRows, WorkItem,
             prefill_items,
@@ -114,19 +114,19 @@ impl Bench<'_> {
         Ok(MoverRow { kernel, format, case, bytes, micros, gbps, share: 0.0, tflops: None })
     }
 
-    pub(super) fn buffer(&self, bytes: usize) -> Result<DeviceBuffer, CudaError> {
-        DeviceBuffer::new(self.clock.stream.context(), bytes)
+    pub(super) fn buffer(&self, bytes: usize) -> Result<DeviceBuffer, DeviceError> {
+        Ok(DeviceBuffer::new(self.clock.stream.context(), bytes)?)
     }
 
     pub(super) fn list<T: bytemuck::Pod>(
         &mut self,
         values: &[T],
-    ) -> Result<DeviceBuffer, CudaError> {
-        upload(values, &mut self.staging, &self.clock.stream)
+    ) -> Result<DeviceBuffer, DeviceError> {
+        Ok(upload(values, &mut self.staging, &self.clock.stream)?)
     }
 
     /// Random rows of the IO format.
-    fn rows(&mut self, rows: usize) -> Result<DeviceBuffer, CudaError> {
+    fn rows(&mut self, rows: usize) -> Result<DeviceBuffer, DeviceError> {
         let values = Noise::new(5).values(rows * self.plan.head_dim);
         let values: Vec<f16> = values.into_iter().map(f16::from_f32).collect();
         self.list(&values)

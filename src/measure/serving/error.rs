@@ -3,7 +3,11 @@
 use thiserror::Error;
 
 use crate::{
-    cuda::CudaError, device::MirrorError, evict::EvictError, format::LayoutError, plan::PlanError,
+    cuda::CudaError,
+    device::{DeviceError, MirrorError},
+    evict::EvictError,
+    format::LayoutError,
+    plan::PlanError,
     store::StoreError,
 };
 
@@ -12,7 +16,7 @@ use crate::{
 pub enum ServingError {
     /// The device, the compiler or cuBLAS.
     #[error(transparent)]
-    Cuda(#[from] CudaError),
+    Device(#[from] DeviceError),
     /// The planner.
     #[error(transparent)]
     Plan(#[from] PlanError),
@@ -41,4 +45,10 @@ pub enum ServingError {
     /// Sizes that the benchmark has no kernels for.
     #[error("{0}")]
     Config(String),
+}
+
+impl From<CudaError> for ServingError {
+    fn from(error: CudaError) -> Self {
+        DeviceError::from(error).into()
+    }
 }

@@ -2,11 +2,10 @@
 
 use crate::{
     cuda::{
-        CudaError,
         driver::{Argument, Kernel, Launch, Stream},
         nvrtc::Source,
     },
-    device::{Kernels, kernels::HEADERS},
+    device::{DeviceError, Kernels, kernels::HEADERS},
 };
 
 const SOURCE: Source<'static> =
@@ -28,7 +27,7 @@ pub struct Glue {
 
 impl Glue {
     /// Compiles the kernels.
-    pub fn new(kernels: &Kernels, stream: &Stream) -> Result<Self, CudaError> {
+    pub fn new(kernels: &Kernels, stream: &Stream) -> Result<Self, DeviceError> {
         let module = kernels.module(&SOURCE, &["--std=c++17".to_owned()])?;
         let kernel = |name| module.kernel(name, 0);
         Ok(Self {
@@ -52,7 +51,7 @@ impl Glue {
         hidden: usize,
         addresses: [u64; 6],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         let sizes = [Argument::U32(hidden as u32), Argument::F32(EPSILON)];
         // SAFETY: the arguments are those of the kernel; the caller vouches for the memory.
         unsafe { self.launch(&self.embed, [rows as u32, 1, 1], &addresses, &sizes, stream) }
@@ -68,7 +67,7 @@ impl Glue {
         hidden: usize,
         addresses: [u64; 4],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         let sizes = [Argument::U32(hidden as u32), Argument::F32(EPSILON)];
         // SAFETY: the arguments are those of the kernel; the caller vouches for the memory.
         unsafe { self.launch(&self.add_norm, [rows as u32, 1, 1], &addresses, &sizes, stream) }
@@ -85,7 +84,7 @@ impl Glue {
         [heads, head_dim, stride]: [usize; 3],
         addresses: [u64; 3],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         let sizes = [heads, head_dim, stride].map(|size| Argument::U32(size as u32));
         // SAFETY: the arguments are those of the kernel; the caller vouches for the memory.
         unsafe { self.launch(&self.rope, [rows as u32, 1, 1], &addresses, &sizes, stream) }
@@ -101,7 +100,7 @@ impl Glue {
         mlp: usize,
         addresses: [u64; 2],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         let blocks = (mlp as u32).div_ceil(4 * self.threads).max(1);
         let sizes = [Argument::U32(mlp as u32)];
         // SAFETY: the arguments are those of the kernel; the caller vouches for the memory.
@@ -118,7 +117,7 @@ impl Glue {
         vocab: usize,
         addresses: [u64; 2],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         let sizes = [Argument::U32(vocab as u32)];
         // SAFETY: the arguments are those of the kernel; the caller vouches for the memory.
         unsafe { self.launch(&self.argmax, [rows as u32, 1, 1], &addresses, &sizes, stream) }
@@ -135,12 +134,13 @@ impl Glue {
         addresses: &[u64],
         sizes: &[Argument],
         stream: &Stream,
-    ) -> Result<(), CudaError> {
+    ) -> Result<(), DeviceError> {
         let mut arguments: Vec<Argument> = Vec::with_capacity(addresses.len() + sizes.len());
         arguments.extend(addresses.iter().copied().map(Argument::U64));
         arguments.extend_from_slice(sizes);
         let launch = Launch { grid, threads: self.threads };
         // SAFETY: the caller vouches for the arguments.
-        unsafe { kernel.launch(stream, launch, &arguments) }
+        unsafe { kernel.launch(stream, launch, &arguments) }?;
+        Ok(())
     }
 }

@@ -22,6 +22,7 @@ use crate::{
     attend::AttendError,
     base::ShapeError,
     cuda::CudaError,
+    device::DeviceError,
     format::{LayoutError, PageFormat, SlotFormat},
     store::StoreError,
 };
@@ -31,7 +32,7 @@ use crate::{
 pub enum VerifyError {
     /// The device or the compiler refused something.
     #[error(transparent)]
-    Cuda(#[from] CudaError),
+    Device(#[from] DeviceError),
     /// The store refused something.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -60,6 +61,12 @@ pub enum VerifyError {
         /// The host's.
         expected: u8,
     },
+}
+
+impl From<CudaError> for VerifyError {
+    fn from(error: CudaError) -> Self {
+        DeviceError::from(error).into()
+    }
 }
 
 /// What rounding allows attention over pages of these formats against the f64 reference: the least exact
