@@ -201,9 +201,6 @@ pub enum CudaError {
         /// Bytes of the buffer.
         len: usize,
     },
-    /// A text that names no architecture.
-    #[error("{0:?} is no GPU architecture; expected one like sm_80, sm_90 or sm_90a")]
-    BadArch(String),
     /// A text with a zero byte, which no C string holds.
     #[error("{0} contains a zero byte")]
     ZeroByte(&'static str),

@@ -23,7 +23,7 @@ mod kernel_cache;
 pub mod nvrtc;
 mod staging;
 
-pub use arch::Arch;
+pub use arch::{Arch, ArchError};
 pub use device::DeviceInfo;
 pub use error::{CudaError, CudaVersion};
 pub use growing::Growing;

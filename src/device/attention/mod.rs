@@ -13,12 +13,12 @@ mod host;
 mod prefill;
 mod window;
 
-pub use self::append::{Appender, NO_SLOT, NewRows};
-pub use self::append_step::{StepAppender, StepRows};
 #[cfg(test)]
 pub(in crate::device) use self::args::fields;
-pub use self::args::{MergeItem, PrefillItem, ScoreItem, WorkItem};
-pub use self::decode::{DecodeHead, DecodePlan, Decoder, Tensors};
-pub use self::host::CudaAttention;
-pub use self::prefill::{PrefillHead, Prefiller, prefill_items};
-pub use self::window::{WindowHead, WindowScorer, window_items};
+pub use append::{Appender, NO_SLOT, NewRows};
+pub use append_step::{StepAppender, StepRows};
+pub use args::{MergeItem, PrefillItem, ScoreItem, WorkItem};
+pub use decode::{DecodeHead, DecodePlan, Decoder, Tensors};
+pub use host::CudaAttention;
+pub use prefill::{PrefillHead, Prefiller, prefill_items};
+pub use window::{WindowHead, WindowScorer, window_items};

@@ -31,6 +31,11 @@ pub struct SlotAddresses {
     pub stride: u32,
 }
 
+impl SlotAddresses {
+    /// Of heads without scores and positions: slot `i` holds position `i`.
+    pub const NONE: Self = Self { scores: 0, positions: 0, stride: 0 };
+}
+
 impl SlotData {
     /// For `pages` pages of at most `page_slots` slots. Not initialised: a slot's data are written with
     /// the slot, by [`Appender`](crate::device::attention::append::Appender) and

@@ -20,11 +20,11 @@ mod evictor;
 mod gather;
 mod score;
 
-pub use self::args::{CompactHead, GatherTable, PoolHead, PriceHead, SelectHead, StepHead};
-pub use self::data::{SlotAddresses, SlotData};
-pub use self::evictor::{Costs, Evictor, Losing, MovedTable};
-pub use self::gather::Gatherer;
-pub use self::score::{StepScorer, StepTensors, pool_scores};
+pub use args::{CompactHead, GatherTable, PoolHead, PriceHead, SelectHead, StepHead};
+pub use data::{SlotAddresses, SlotData};
+pub use evictor::{Costs, Evictor, Losing, MovedTable};
+pub use gather::Gatherer;
+pub use score::{StepScorer, StepTensors, pool_scores};
 
 /// The most blocks along y that a launch has.
 const MOST_BLOCKS_Y: u32 = 65_535;

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{BenchEvent, BenchPlan, Check};
+use super::{
+    plan::BenchPlan,
+    report::{BenchEvent, Check},
+};
 use crate::{
     base::CacheShape,
     cuda::driver::Stream,

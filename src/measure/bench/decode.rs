@@ -5,9 +5,11 @@ use std::fmt;
 use half::f16;
 
 use super::{
-    BenchError, BenchPlan, DecodeRow,
     arena::{Arena, upload},
     clock::{Clock, Launch},
+    error::BenchError,
+    plan::BenchPlan,
+    report::DecodeRow,
 };
 use crate::{
     cuda::{

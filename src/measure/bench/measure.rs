@@ -1,7 +1,13 @@
 //! What is measured of one format, and what the device has no memory for.
 
 use super::{
-    BenchError, BenchEvent, BenchReport, BenchScope, arena::Arena, clock::Clock, decode, movers,
+    arena::Arena,
+    clock::Clock,
+    decode,
+    error::BenchError,
+    movers,
+    plan::BenchScope,
+    report::{BenchEvent, BenchReport},
 };
 use crate::{
     cuda::CudaError,

@@ -3,9 +3,11 @@
 use half::f16;
 
 use super::{
-    BenchError, BenchPlan, MoverRow,
     arena::{Arena, upload},
     clock::{Clock, Launch},
+    error::BenchError,
+    plan::BenchPlan,
+    report::MoverRow,
 };
 use crate::{
     cuda::{
@@ -353,5 +355,24 @@ impl Bench<'_> {
             // written, and the arena has them all.
             unsafe { kernel.launch(stream, [blocks, 1, 1], &arguments) }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every kernel finds its page ids in the arena, however many heads there are.
+    #[test]
+    fn arenas_have_the_pages_of_every_kernel() {
+        for kv_heads in [1, 8, 512] {
+            for format in SlotFormat::ALL.iter().map(|&format| PageFormat::both(format)) {
+                let plan = BenchPlan { kv_heads, ..BenchPlan::default() };
+                let layout = plan.layout(format).unwrap();
+                let pages = page_bytes(&layout, &plan) / layout.page_bytes;
+                // A prefill reads 8,192 slots of each head.
+                assert!(pages >= kv_heads * 8192usize.div_ceil(layout.slots), "{format}");
+            }
+        }
     }
 }

@@ -3,8 +3,9 @@
 use half::f16;
 
 use super::{
-    BenchError, MoverRow,
+    error::BenchError,
     movers::{Bench, MOVED_SLOTS},
+    report::MoverRow,
 };
 use crate::{
     cuda::{Staging, driver::Argument},

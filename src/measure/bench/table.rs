@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{BenchReport, BenchScope, DecodeRow};
+use super::{
+    plan::BenchScope,
+    report::{BenchReport, DecodeRow},
+};
 
 impl fmt::Display for BenchReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -17,7 +17,7 @@ use crate::{
     format::{LayoutError, PageFormat, PageLayout, SlotFormat},
 };
 
-pub use self::occupancy::Bound;
+pub use occupancy::Bound;
 
 /// What the kernels are compiled for in a report.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -6,9 +6,9 @@ use rayon::prelude::*;
 
 use super::{
     error::ServingError,
-    model::{ModelShape, NO_DATA},
     phases::{Phase, Phases},
     prompt::Prompt,
+    shape::ModelShape,
 };
 use crate::{
     cuda::{
@@ -162,7 +162,7 @@ impl Cache {
                 false => None,
             },
             arena: memory.arena.address(),
-            data: if scores { memory.data.addresses() } else { NO_DATA },
+            data: if scores { memory.data.addresses() } else { SlotAddresses::NONE },
             works,
             tokens,
             lse: DeviceBuffer::new(context, results * size_of::<f32>())?,

@@ -8,10 +8,11 @@ use super::{
     cache::{Cache, CacheSetup, Memory, Tables},
     error::ServingError,
     evict::Evicted,
-    model::{Model, ModelShape, Weights, fill},
+    model::{Model, Weights, fill},
     phases::{Phase, Phases},
     prompt::Prompt,
     report::{HostTime, PAPER_H100, PAPER_L4, Run, ServingReport},
+    shape::ModelShape,
 };
 use crate::{
     cuda::{

@@ -5,6 +5,7 @@ use super::{
     error::ServingError,
     glue::Glue,
     phases::{Phase, Phases},
+    shape::{HALF, ModelShape},
 };
 use crate::{
     cuda::{
@@ -12,11 +13,9 @@ use crate::{
         cublas::{Gemm, Product},
         driver::{Context, DeviceBuffer, Stream},
     },
-    device::{Kernels, eviction::SlotAddresses},
+    device::Kernels,
 };
 
-/// Bytes of a weight or an activation: f16.
-const HALF: usize = 2;
 /// Random weights are copied from a block of this many values: no multiple of a row, or rows of
 /// different matrices would be the same.
 const BLOCK: usize = (4 << 20) + 1032;
@@ -24,70 +23,6 @@ const BLOCK: usize = (4 << 20) + 1032;
 const SPREAD: f32 = 0.035;
 /// The base of the rotary embedding's angles.
 const ROPE_BASE: f64 = 500_000.0;
-
-/// The sizes of a Llama-shaped model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct ModelShape {
-    /// Layers.
-    pub layers: usize,
-    /// Values of a token between layers.
-    pub hidden: usize,
-    /// Query heads of a layer.
-    pub query_heads: usize,
-    /// KV heads of a layer.
-    pub kv_heads: usize,
-    /// Channels of a head.
-    pub head_dim: usize,
-    /// Width of the gated part.
-    pub mlp: usize,
-    /// Tokens there are.
-    pub vocab: usize,
-}
-
-impl ModelShape {
-    /// Llama-3.1-8B.
-    pub const LLAMA_8B: Self = Self {
-        layers: 32,
-        hidden: 4096,
-        query_heads: 32,
-        kv_heads: 8,
-        head_dim: 128,
-        mlp: 14_336,
-        vocab: 128_256,
-    };
-
-    /// Values of a row of q, k and v.
-    pub fn qkv(&self) -> usize {
-        (self.query_heads + 2 * self.kv_heads) * self.head_dim
-    }
-
-    /// Head tables of a sequence.
-    pub fn heads(&self) -> usize {
-        self.layers * self.kv_heads
-    }
-
-    /// Query heads of a KV head.
-    pub fn group(&self) -> usize {
-        self.query_heads / self.kv_heads
-    }
-
-    /// Values of the matrices of a layer: qkv, o, gate and up, down.
-    fn matrices(&self) -> [usize; 4] {
-        let attention = self.query_heads * self.head_dim;
-        [
-            self.qkv() * self.hidden,
-            self.hidden * attention,
-            2 * self.mlp * self.hidden,
-            self.hidden * self.mlp,
-        ]
-    }
-
-    /// Bytes of all weights.
-    pub fn weight_bytes(&self, distinct_layers: usize) -> usize {
-        let layer: usize = self.matrices().iter().sum();
-        HALF * (distinct_layers * layer + self.vocab * self.hidden)
-    }
-}
 
 /// Random weights on the device. Layers may share theirs, to save memory.
 #[derive(Debug)]
@@ -303,6 +238,3 @@ fn rope_turns(head_dim: usize, positions: usize) -> Vec<[f32; 2]> {
         .flat_map(|position| frequencies.iter().map(move |&f| turn(position, f)))
         .collect()
 }
-
-/// Where scores and positions are, or nothing.
-pub(super) const NO_DATA: SlotAddresses = SlotAddresses { scores: 0, positions: 0, stride: 0 };

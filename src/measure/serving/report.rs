@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::{model::ModelShape, phases::Phase};
+use super::{phases::Phase, shape::ModelShape};
 use crate::format::PageFormat;
 
 /// Throughput against plain vLLM as the paper reports it (arXiv 2410.00161, prefill included), by

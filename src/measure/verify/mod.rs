@@ -11,12 +11,10 @@ mod store;
 
 use thiserror::Error;
 
-pub use self::append::append_agrees_with_the_host;
-pub use self::attention::{
-    AttentionCase, AttentionErrors, attention_errors, attention_specialisation,
-};
-pub use self::noise::Noise;
-pub use self::store::store_agrees_with_the_host;
+pub use append::append_agrees_with_the_host;
+pub use attention::{AttentionCase, AttentionErrors, attention_errors, attention_specialisation};
+pub use noise::Noise;
+pub use store::store_agrees_with_the_host;
 
 use crate::{
     attend::AttendError,
