@@ -30,7 +30,7 @@ pub struct StepRows {
 }
 
 /// Encodes the rows of decode steps where the items of a [`Decoder`](super::Decoder) end, and counts
-/// them there and in the heads of a [`StepScorer`](crate::device::eviction::score::StepScorer): the host plans
+/// them there and in the heads of a [`StepScorer`](crate::device::eviction::StepScorer): the host plans
 /// once for several steps, whose pages the tables have already.
 #[derive(Debug)]
 pub struct StepAppender {

@@ -57,7 +57,7 @@ pub fn window_items(heads: &[WindowHead], page_slots: u32) -> Vec<ScoreItem> {
 }
 
 /// Squared attention probabilities of the newest queries for one specialisation, on device addresses:
-/// what [`pool_scores`](crate::device::eviction::score::pool_scores) makes scores at rest of.
+/// what [`pool_scores`](crate::device::eviction::pool_scores) makes scores at rest of.
 #[derive(Debug)]
 pub struct WindowScorer {
     kernel: Arc<Loaded>,

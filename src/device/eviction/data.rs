@@ -38,8 +38,8 @@ impl SlotAddresses {
 
 impl SlotData {
     /// For `pages` pages of at most `page_slots` slots. Not initialised: a slot's data are written with
-    /// the slot, by [`Appender`](crate::device::attention::append::Appender) and
-    /// [`StepAppender`](crate::device::attention::append_step::StepAppender). What is done to whole pages is done to
+    /// the slot, by [`Appender`](crate::device::attention::Appender) and
+    /// [`StepAppender`](crate::device::attention::StepAppender). What is done to whole pages is done to
     /// their data beside: [`copy_pages`](Self::copy_pages), [`read`](Self::read) and
     /// [`write`](Self::write).
     pub fn new(context: &Context, pages: usize, page_slots: usize) -> Result<Self, DeviceError> {
@@ -62,7 +62,7 @@ impl SlotData {
     /// [rewrite](crate::plan::Rewrite::copies).
     ///
     /// # Errors
-    /// [`DeviceError::OutOfBounds`] for pages that are not there.
+    /// [`CudaError::OutOfBounds`](crate::cuda::CudaError::OutOfBounds) for pages that are not there.
     pub fn copy_pages(
         &mut self,
         copies: &[(u32, u32)],
@@ -85,7 +85,7 @@ impl SlotData {
     /// of free slots mean nothing.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfBounds`] for pages that are not there, [`DeviceError::WrongLength`] for slices of
+    /// [`CudaError::OutOfBounds`](crate::cuda::CudaError::OutOfBounds) for pages that are not there, [`DeviceError::WrongLength`] for slices of
     /// another length.
     pub fn read(
         &self,
@@ -144,7 +144,7 @@ impl SlotData {
     /// Queues copies of all scores, page after page, and positions.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfBounds`] for more than there are.
+    /// [`CudaError::OutOfBounds`](crate::cuda::CudaError::OutOfBounds) for more than there are.
     pub fn upload(
         &mut self,
         scores: &[u16],
@@ -161,7 +161,7 @@ impl SlotData {
     /// waiting for them.
     ///
     /// # Errors
-    /// [`DeviceError::OutOfBounds`] for pages that are not there, [`DeviceError::WrongLength`] for pages that
+    /// [`CudaError::OutOfBounds`](crate::cuda::CudaError::OutOfBounds) for pages that are not there, [`DeviceError::WrongLength`] for pages that
     /// have fewer slots, or more than the pool's.
     pub fn download(
         &self,

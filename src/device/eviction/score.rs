@@ -64,7 +64,7 @@ impl StepScorer {
         Ok(Self { kernel, heads, count: 0, blocks: 0 })
     }
 
-    /// The heads on the device, for [`StepAppender`](crate::device::attention::append_step::StepAppender) to count.
+    /// The heads on the device, for [`StepAppender`](crate::device::attention::StepAppender) to count.
     pub fn heads(&self) -> u64 {
         self.heads.address()
     }
@@ -122,7 +122,7 @@ impl StepScorer {
 /// positions. `heads` is copied to `buffer` first.
 ///
 /// # Errors
-/// [`DeviceError::OutOfBounds`] if `buffer` is too small for the heads.
+/// [`CudaError::OutOfBounds`](crate::cuda::CudaError::OutOfBounds) if `buffer` is too small for the heads.
 ///
 /// # Safety
 /// `page_ids`, `sums` and `order` (or null: slots are in the order of positions) are device addresses
