@@ -7,7 +7,7 @@
 //! |---|---|
 //! | rows of a prompt | [`Appender`](crate::device::attention::Appender) writes positions, and scores of zero |
 //! | after a prompt | [`pool_scores`] |
-//! | each decode step | [`StepAppender`](crate::device::attention::StepAppender) (or `Appender`), a [`Decoder`](crate::device::attention::decode::Decoder) with logits, then [`StepScorer`] |
+//! | each decode step | [`StepAppender`](crate::device::attention::StepAppender) (or `Appender`), a [`Decoder`](crate::device::attention::Decoder) with logits, then [`StepScorer`] |
 //! | pages are copied (a fork's tail, copy-on-compress) | [`SlotData::copy_pages`] |
 //! | pages are swapped out and in | [`SlotData::read`], [`SlotData::write`] |
 //! | every so many steps | [`Evictor::costs`]; the host picks the cheapest pages ([`cheapest_pages`](crate::evict::cheapest_pages)); [`Evictor::select`] finds the victims, [`Evictor::moves`] tells the planner, [`Evictor::compact`] moves the survivors; [`Evictor::evict`] does so at once where no page is shared |
