@@ -8,12 +8,16 @@ pub mod cache;
 pub mod cli;
 #[cfg(feature = "cuda")]
 pub mod cuda;
+#[cfg(feature = "cuda")]
+pub mod device;
 #[cfg(feature = "engine")]
 pub mod engine;
 pub mod evict;
 #[cfg(feature = "fetch")]
 pub mod fetch;
 pub mod format;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod plan;
 pub mod report;
 pub mod store;

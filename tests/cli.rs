@@ -1,6 +1,6 @@
 //! The command as its users meet it.
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 #[path = "common/skipped.rs"]
 mod skipped;
 #[path = "common/tiny_llama.rs"]
@@ -8,7 +8,7 @@ mod tiny_llama;
 
 mod cli {
     mod bench;
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     mod cuda;
     mod flags;
     mod inputs;

@@ -1,5 +1,5 @@
 //! The CUDA side on a device, where this machine has one.
-#![cfg(feature = "cuda")]
+#![cfg(feature = "measure")]
 
 #[path = "cuda_support/backend.rs"]
 mod backend;
@@ -26,17 +26,19 @@ use std::sync::Arc;
 
 use headwise::{
     base::CacheShape,
-    cuda::{
+    cuda::driver::{Context, Driver, Stream},
+    device::{
         Kernels,
-        driver::{Context, Driver, Stream},
         kernels::{KernelFile, Specialisation},
+    },
+    format::{PageFormat, PageLayout, SlotFormat},
+    measure::{
         serving::Tables,
         verify::{
             AttentionCase, append_agrees_with_the_host, attention_errors, attention_specialisation,
             formats, store_agrees_with_the_host, tolerance,
         },
     },
-    format::{PageFormat, PageLayout, SlotFormat},
 };
 
 /// The first device; `None`, loudly, where there is none.

@@ -1,5 +1,5 @@
 //! The CUDA side against a driver in host memory: everything but the kernels' own code.
-#![cfg(all(feature = "cuda", unix))]
+#![cfg(all(feature = "measure", unix))]
 
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
@@ -24,15 +24,17 @@ use fake::Fake;
 use headwise::{
     base::CacheShape,
     cuda::{
-        CudaError, CudaStore, Kernels, Staging,
-        attention::{Appender, NO_SLOT, NewRows},
-        device::DeviceInfo,
+        CudaError, DeviceInfo, Staging,
         driver::{Context, DeviceBuffer, Driver, Event, Module, Stream},
+    },
+    device::{
+        CudaStore, Kernels,
+        attention::{Appender, NO_SLOT, NewRows},
         eviction::SlotAddresses,
         kernels::Specialisation,
-        verify::{AttentionCase, attention_errors, store_agrees_with_the_host},
     },
     format::{PageFormat, PageLayout, SlotFormat},
+    measure::verify::{AttentionCase, attention_errors, store_agrees_with_the_host},
     store::{HostStore, PageStore, Rows, StoreError, TablePages},
 };
 

@@ -6,8 +6,8 @@ set -euo pipefail
 mkdir -p "$1"
 bin=$(realpath "$1")
 cd "$(dirname "$0")/../.."
-cargo build --release --no-default-features --features cuda,cli
-test=$(cargo test --release --no-default-features --features cuda,cli --test cuda_device --no-run \
+cargo build --release --no-default-features --features measure,cli
+test=$(cargo test --release --no-default-features --features measure,cli --test cuda_device --no-run \
     --message-format json | python3 -c '
 import json, sys
 for line in sys.stdin:

@@ -12,7 +12,10 @@ use crate::{
     base::CacheShape,
     cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
-    evict::{Allocation, Budget, Cost, Policy, Scorer, ScorerKind, scorer::KvCompress},
+    evict::{
+        Allocation, Budget, Cost, Policy, Scorer,
+        scorer::{KvCompress, ScorerKind},
+    },
     format::{Overflow, PageFormat, PageLayout},
 };
 

@@ -14,14 +14,14 @@ use super::{
 };
 use crate::{
     cuda::{
-        Kernels,
-        bench::{BenchEvent, BenchPlan, BenchScope, bench},
-        cache::KernelCache,
+        KernelCache,
         driver::{Context, Driver},
         nvrtc::Nvrtc,
     },
+    device::Kernels,
     fetch::CacheDir,
     format::PageFormat,
+    measure::bench::{BenchEvent, BenchPlan, BenchScope, bench},
 };
 
 /// Check the kernels on a CUDA device against the reference, then measure each next to a plain copy.

@@ -11,14 +11,15 @@ use super::{
 };
 use crate::{
     cuda::{
-        Kernels,
-        cache::KernelCache,
+        KernelCache,
+        cublas::CuBlas,
         driver::{Context, Driver, Stream},
         nvrtc::Nvrtc,
-        serving::{CuBlas, CurveConfig, ModelShape, ServingReport, curve},
     },
+    device::Kernels,
     fetch::CacheDir,
     format::PageFormat,
+    measure::serving::{CurveConfig, ModelShape, ServingReport, curve},
 };
 
 /// Decode throughput of a Llama-3.1-8B-shaped model by compression rate, in fixed KV memory.
@@ -182,7 +183,7 @@ fn text(report: &ServingReport) -> String {
             .collect::<Vec<_>>(),
     ];
     parts.extend(report.runs.iter().map(|run| {
-        use crate::cuda::serving::Phase;
+        use crate::measure::serving::Phase;
         let mut row = vec![run.name.clone(), format!("{}x", run.rate)];
         let phases = [Phase::Products, Phase::Glue, Phase::Append, Phase::Attention, Phase::Score];
         let spent = phases.map(|phase| run.phases_ms.get(&phase).copied().unwrap_or(0.0));

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     cache::Compression,
     engine::EngineError,
-    evict::{Budget, ScorerKind},
+    evict::{Budget, scorer::ScorerKind},
 };
 
 /// The repository's own documents: what the demo reads when nothing else is given.

@@ -4,17 +4,19 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
-#[cfg(feature = "cuda")]
-use crate::cuda::{
-    CudaError, bench::BenchError, nvrtc::ObtainError, report::ReportError as KernelsReportError,
-    serving::ServingError,
-};
 use crate::{
     cache::CacheError,
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
     evict::EvictError,
     fetch::FetchError,
     report::ReportError,
+};
+#[cfg(feature = "measure")]
+use crate::{
+    cuda::{CudaError, nvrtc::ObtainError},
+    measure::{
+        bench::BenchError, report::ReportError as KernelsReportError, serving::ServingError,
+    },
 };
 
 /// One line for the user. Exit code 2.
@@ -39,23 +41,23 @@ pub(super) enum CliError {
     Evict(#[from] EvictError),
     #[error(transparent)]
     Report(#[from] ReportError),
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     #[error(transparent)]
     Nvrtc(#[from] ObtainError),
     // The compiler's log has lines of its own.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     #[error("{}", one_line(.0))]
     Kernels(#[from] KernelsReportError),
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     #[error(transparent)]
     Cuda(#[from] CudaError),
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     #[error("{}", one_line(.0))]
     Bench(#[from] BenchError),
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     #[error("the device's results are wrong; see the checks above")]
     WrongResults,
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     #[error(transparent)]
     Serving(#[from] ServingError),
     #[error("cannot read {}: {source}", path.display())]

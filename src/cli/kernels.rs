@@ -12,15 +12,11 @@ use super::{
     progress::{bar, fetching},
 };
 use crate::{
-    cuda::{
-        Arch,
-        cache::KernelCache,
-        kernels::MOST_HEAD_DIM,
-        nvrtc::Nvrtc,
-        report::{ReportEvent, ReportShape, kernels_report},
-    },
+    cuda::{Arch, KernelCache, nvrtc::Nvrtc},
+    device::kernels::MOST_HEAD_DIM,
     fetch::CacheDir,
     format::PageFormat,
+    measure::report::{ReportEvent, ReportShape, kernels_report},
 };
 
 /// List the CUDA devices, compile the CUDA kernels and report what each needs.

@@ -4,9 +4,9 @@
 //! on stderr and exit code 2.
 
 mod args;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 mod bench_gpu;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 mod bench_serving;
 mod demo;
 mod environment;
@@ -17,7 +17,7 @@ mod generate;
 mod given;
 mod input;
 mod interrupt;
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 mod kernels;
 mod output;
 mod progress;
@@ -49,13 +49,13 @@ enum Command {
     /// Measure quality by a fixed protocol.
     Eval(eval::Eval),
     /// List the CUDA devices, compile the CUDA kernels and report what each needs.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     Kernels(kernels::Kernels),
     /// Check the CUDA kernels on a device, then measure each next to a plain copy.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     BenchGpu(bench_gpu::BenchGpu),
     /// Measure decode throughput by compression rate on a CUDA device.
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "measure")]
     BenchServing(bench_serving::BenchServing),
     /// Fetch an artefact into the cache folder and verify its checksum.
     Fetch(fetch::Fetch),
@@ -98,11 +98,11 @@ impl Command {
             Self::Demo(demo) => demo.run(given),
             Self::Generate(generate) => generate.run(given),
             Self::Eval(eval) => eval.run(given),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "measure")]
             Self::Kernels(kernels) => kernels.run(),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "measure")]
             Self::BenchGpu(bench) => bench.run(given),
-            #[cfg(feature = "cuda")]
+            #[cfg(feature = "measure")]
             Self::BenchServing(bench) => bench.run(),
             Self::Fetch(fetch) => fetch.run(),
         }

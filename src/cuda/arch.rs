@@ -3,8 +3,12 @@
 use std::{fmt, str::FromStr};
 
 use serde::Serialize;
+use thiserror::Error;
 
-use super::CudaError;
+/// A text that names no architecture.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is no GPU architecture; expected one like sm_80, sm_90 or sm_90a")]
+pub struct ArchError(pub String);
 
 /// A compute capability, with the letter of an architecture- or family-specific target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,10 +68,10 @@ impl fmt::Display for Arch {
 }
 
 impl FromStr for Arch {
-    type Err = CudaError;
+    type Err = ArchError;
 
     /// `sm_90`, `compute_90` or `sm_90a`. Whether the compiler knows it shows when it compiles.
-    fn from_str(text: &str) -> Result<Self, CudaError> {
+    fn from_str(text: &str) -> Result<Self, ArchError> {
         let parse = || {
             let name = text.strip_prefix("sm_").or_else(|| text.strip_prefix("compute_"))?;
             let suffix = name.chars().next_back().filter(|c| matches!(c, 'a' | 'f'));
@@ -76,7 +80,7 @@ impl FromStr for Arch {
             let number = plain.then(|| digits.parse().ok()).flatten()?;
             (number >= 10).then_some(Self { number, suffix })
         };
-        parse().ok_or_else(|| CudaError::BadArch(text.to_owned()))
+        parse().ok_or_else(|| ArchError(text.to_owned()))
     }
 }
 

@@ -3,7 +3,7 @@
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
 use serde::Serialize;
 
-use super::{Arch, CudaError, driver::Driver};
+use super::{arch::Arch, driver::Driver, error::CudaError};
 
 /// What a device is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

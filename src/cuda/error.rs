@@ -5,7 +5,7 @@ use std::{fmt, path::PathBuf};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::Arch;
+use super::arch::Arch;
 
 /// A version of CUDA, as 13.0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -181,20 +181,6 @@ pub enum CudaError {
         /// The newest CUDA version the driver supports.
         driver: CudaVersion,
     },
-    /// A page that no format fits in.
-    #[error("{0}")]
-    Layout(String),
-    /// Memory and kernels of different contexts.
-    #[error("the store and the kernels are of different CUDA contexts")]
-    OtherContext,
-    /// More work than fixed buffers were made for.
-    #[error("{heads} heads or rows are more than the {most} that buffers were made for")]
-    TooManyHeads {
-        /// Heads (or rows) of the step.
-        heads: usize,
-        /// What there is room for.
-        most: usize,
-    },
     /// Values that are not as many as what they belong to.
     #[error("{what}: {got}, expected {expected}")]
     WrongLength {
@@ -204,32 +190,6 @@ pub enum CudaError {
         got: usize,
         /// How many there should be.
         expected: usize,
-    },
-    /// A decode plan that was not made for this decoder, or not by the planner.
-    #[error(
-        "a plan of {items} items in {lists} lists does not fit a decoder of {blocks} blocks: {problem}"
-    )]
-    OtherPlan {
-        /// Items of the plan.
-        items: usize,
-        /// Its lists, one for each block that it was divided over.
-        lists: usize,
-        /// Blocks of the decoder.
-        blocks: u32,
-        /// What does not fit.
-        problem: &'static str,
-    },
-    /// A page layout with fields that [`PageLayout::new`](crate::format::PageLayout::new) does not give.
-    #[error(
-        "a page layout that is not that of {format} pages of {page_bytes} bytes at head_dim {head_dim}"
-    )]
-    ForgedLayout {
-        /// Its formats.
-        format: crate::format::PageFormat,
-        /// Its channels.
-        head_dim: usize,
-        /// Its bytes.
-        page_bytes: usize,
     },
     /// A copy outside a buffer.
     #[error("bytes {start}..{end} are outside a buffer of {len} bytes")]
@@ -241,9 +201,6 @@ pub enum CudaError {
         /// Bytes of the buffer.
         len: usize,
     },
-    /// A text that names no architecture.
-    #[error("{0:?} is no GPU architecture; expected one like sm_80, sm_90 or sm_90a")]
-    BadArch(String),
     /// A text with a zero byte, which no C string holds.
     #[error("{0} contains a zero byte")]
     ZeroByte(&'static str),

@@ -3,8 +3,9 @@
 use bytemuck::Pod;
 
 use super::{
-    CudaError, Staging,
     driver::{Context, DeviceBuffer, Stream},
+    error::CudaError,
+    staging::Staging,
 };
 
 /// The smallest memory, in bytes.

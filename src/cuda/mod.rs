@@ -1,58 +1,31 @@
-//! Pages and attention on NVIDIA devices.
+//! NVIDIA's driver and run-time compiler: what headwise asks of them, with typed errors. Nothing here
+//! knows a page or a head.
 //!
-//! Nothing here is linked: the driver and the run-time compiler (NVRTC) are opened when they are
-//! first needed, so the crate builds, and says what is missing, on machines that have neither.
+//! Nothing is linked: the driver, the compiler (NVRTC) and cuBLAS are opened when they are first needed,
+//! so the crate builds, and says what is missing, on machines that have none of them.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`driver`] | the driver's functions; contexts, memory, streams, events, modules with typed errors |
-//! | [`device`] | which devices there are |
+//! | [`driver`] | the driver's functions; contexts, memory, streams, events, modules |
+//! | [`DeviceInfo`], [`Arch`] | which devices there are, and what they are |
 //! | [`nvrtc`] | finds NVRTC, compiles CUDA C++ to PTX and cubin, reads ptxas' resource report |
-//! | [`kernels`], [`cache`], [`Kernels`] | kernel sources, compiled kernels on disk, and on a device |
-//! | [`CudaStore`], [`Staging`] | pages on a device behind [`PageStore`](crate::store::PageStore) |
-//! | [`TableMirror`], [`StepFence`] | page tables on a device; when a step's kernels are done |
-//! | [`work`] | which block of a launch reads which pages |
-//! | [`attention`] | attention over the pages of a device |
-//! | [`mod@bench`] | how fast the kernels are beside a plain copy |
-//! | [`verify`] | whether what a device computes is right |
-//! | [`eviction`] | scores at rest, victims and moves on a device |
-//! | [`report`] | what each kernel costs on an architecture |
-//! | [`serving`] | what compression is worth to a server |
-//! | [`CsrTables`] | page tables for stock kernels |
+//! | [`KernelCache`] | compiled kernels on disk |
+//! | [`Staging`], [`Growing`] | pinned memory between host and device; device memory of no fixed size |
+//! | [`cublas`] | products of matrices |
 
 mod arch;
-pub mod attention;
-pub mod bench;
-pub mod cache;
-mod csr;
-pub mod device;
-mod dirty;
+pub mod cublas;
+mod device;
 pub mod driver;
 mod error;
-pub mod eviction;
-mod fence;
 mod growing;
-mod image;
-pub mod kernels;
-mod loader;
-mod mirror;
-mod moves;
+mod kernel_cache;
 pub mod nvrtc;
-pub mod report;
-pub mod serving;
 mod staging;
-mod store;
-pub mod verify;
-pub mod work;
 
-pub use arch::Arch;
-pub use attention::CudaAttention;
-pub use csr::{CsrError, CsrTables, StockView};
-pub use dirty::DirtyRanges;
+pub use arch::{Arch, ArchError};
+pub use device::DeviceInfo;
 pub use error::{CudaError, CudaVersion};
-pub use fence::StepFence;
-pub use image::{Extent, MirrorError, MirrorImage};
-pub use loader::{Kernels, Loaded};
-pub use mirror::TableMirror;
+pub use growing::Growing;
+pub use kernel_cache::{KernelCache, Origin};
 pub use staging::Staging;
-pub use store::CudaStore;

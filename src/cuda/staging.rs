@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::{
-    CudaError,
     driver::{Context, DeviceBuffer, Event, PinnedBuffer, Stream},
+    error::CudaError,
 };
 
 /// Bytes that copies are aligned to in the staging memory.

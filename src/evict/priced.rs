@@ -9,7 +9,7 @@ use super::{Cost, EvictError, Score};
 /// as [`schedule`](super::schedule) has it: by their place in the head, then by head.
 ///
 /// A device that holds the scores lists these costs
-/// (`cuda::eviction::Evictor::costs`, feature `cuda`) and never sends the scores.
+/// (`device::eviction::Evictor::costs`, feature `cuda`) and never sends the scores.
 ///
 /// # Errors
 /// [`EvictError::TooFewCosts`] if the heads list fewer pages together.

@@ -97,7 +97,7 @@ fn flags_of_the_other_commands_that_do_nothing() {
     );
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "measure")]
 #[test]
 fn flags_of_the_device_commands_that_do_nothing() {
     const NOTHING_MEASURED: &str = "has no effect with --only checks, which measures nothing";

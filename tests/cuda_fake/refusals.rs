@@ -5,9 +5,12 @@ use std::sync::Arc;
 use headwise::{
     base::SlotMove,
     cuda::{
-        CudaError, CudaStore, Kernels, Staging,
-        attention::{DecodeHead, DecodePlan, Decoder},
+        CudaError, Staging,
         driver::{DeviceBuffer, Stream},
+    },
+    device::{
+        CudaStore, DeviceError, Kernels,
+        attention::{DecodeHead, DecodePlan, Decoder},
         eviction::SlotData,
         kernels::Specialisation,
     },
@@ -211,11 +214,11 @@ fn plans_of_other_decoders_are_refused() {
         ];
         for plan in forged {
             let error = decoder.upload(plan, &mut staging, &stream).unwrap_err();
-            assert!(matches!(error, CudaError::OtherPlan { .. }), "{error}");
+            assert!(matches!(error, DeviceError::OtherPlan { .. }), "{error}");
         }
         assert_eq!(decoder.merge_blocks(), merge_blocks, "the last plan stays");
         let error = decoder.plan(&[heads[0]; 4], &mut staging, &stream).unwrap_err();
-        assert!(matches!(error, CudaError::TooManyHeads { heads: 4, most: 3 }), "{error}");
+        assert!(matches!(error, DeviceError::TooManyHeads { heads: 4, most: 3 }), "{error}");
         stream.synchronize().unwrap();
     });
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use headwise::{
     attend::SlotScores,
-    cuda::{CudaAttention, CudaStore, Kernels, driver::Stream, verify::tolerance},
+    cuda::driver::Stream,
+    device::{CudaAttention, CudaStore, Kernels},
     format::PageFormat,
+    measure::verify::tolerance,
     store::PageStore,
 };
 

@@ -5,7 +5,7 @@ use std::{cell::RefCell, ffi::c_int, slice};
 
 use crate::fake::{Launch, RawLaunch};
 use headwise::{
-    cuda::attention::{MergeItem, PrefillItem, ScoreItem, WorkItem},
+    device::attention::{MergeItem, PrefillItem, ScoreItem, WorkItem},
     format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
 };
 

@@ -7,15 +7,18 @@ use headwise::{
     attend::{Attention, Batch, Head, Output, Reference, Span},
     base::CacheShape,
     cuda::{
-        CudaStore, Kernels, Staging, StepFence, TableMirror,
-        attention::{Appender, DecodeHead, Decoder, NewRows, Tensors},
+        Staging,
         driver::{DeviceBuffer, Stream},
+    },
+    device::{
+        CudaStore, Kernels, StepFence, TableMirror,
+        attention::{Appender, DecodeHead, Decoder, NewRows, Tensors},
         eviction::SlotData,
         kernels::Specialisation,
-        verify::{Noise, largest_error, row_error},
     },
     evict::Score,
     format::PageLayout,
+    measure::verify::{Noise, largest_error, row_error},
     plan::{BlockManager, Sequence, TablePlan},
     store::{HostStore, PageStore, Rows, TablePages},
 };

@@ -5,13 +5,16 @@ use std::ptr;
 use cudarc::driver::sys as cuda;
 use headwise::{
     cuda::{
-        Kernels, Staging,
-        attention::{DecodeHead, Decoder, Tensors},
+        Staging,
         driver::{DeviceBuffer, Stream},
+    },
+    device::{
+        Kernels,
+        attention::{DecodeHead, Decoder, Tensors},
         kernels::Specialisation,
-        verify::Noise,
     },
     format::{PageFormat, PageLayout},
+    measure::verify::Noise,
     store::{HostStore, PageStore, Rows, TablePages},
 };
 

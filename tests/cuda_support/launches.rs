@@ -2,14 +2,17 @@
 
 use headwise::{
     cuda::{
-        Kernels, Staging,
+        Staging,
         driver::{DeviceBuffer, Stream},
+    },
+    device::{
+        Kernels,
         eviction::{GatherTable, Gatherer, PoolHead, SlotData, pool_scores},
         kernels::Specialisation,
-        verify::Noise,
     },
     evict::Score,
     format::{PageFormat, PageLayout},
+    measure::verify::Noise,
     store::{HostStore, PageStore, Rows, TablePages},
 };
 

@@ -7,15 +7,18 @@ use headwise::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
     base::{CacheShape, Positions},
     cuda::{
-        CudaStore, Kernels, Staging, TableMirror,
-        attention::{Appender, NewRows, PrefillHead, Prefiller, Tensors, WindowHead, WindowScorer},
+        Staging,
         driver::{DeviceBuffer, Stream},
+    },
+    device::{
+        CudaStore, Kernels, TableMirror,
+        attention::{Appender, NewRows, PrefillHead, Prefiller, Tensors, WindowHead, WindowScorer},
         eviction::{Evictor, Losing, MovedTable, PoolHead, PriceHead, SlotData, pool_scores},
         kernels::Specialisation,
-        verify::{Noise, largest_error, row_error},
     },
     evict::{Cost, HeadSlots, Policy, Score, cheapest_pages, plan},
     format::{PageFormat, PageLayout},
+    measure::verify::{Noise, largest_error, row_error},
     plan::{BlockManager, HeadRewrite, HeadTable, PageCopy, Sequence, TablePlan},
     store::{HostStore, PageStore, Rows, TablePages},
 };

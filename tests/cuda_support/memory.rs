@@ -2,10 +2,11 @@
 
 use headwise::{
     cuda::{
-        Staging, StepFence, TableMirror,
+        Staging,
         driver::{Context, DeviceBuffer, Stream},
-        verify::Noise,
     },
+    device::{StepFence, TableMirror},
+    measure::verify::Noise,
     plan::StepId,
 };
 

@@ -6,14 +6,16 @@ use headwise::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
     base::{CacheShape, Positions},
     cuda::{
-        Kernels, Staging,
+        Staging,
         driver::{DeviceBuffer, Stream},
-        eviction::SlotData,
+    },
+    device::{Kernels, eviction::SlotData},
+    evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
+    format::{PageFormat, PageLayout},
+    measure::{
         serving::{Cache, CacheSetup, Memory, ModelShape, Phases, Prompt, Tables},
         verify::{Noise, row_error},
     },
-    evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
-    format::{PageFormat, PageLayout},
     store::{HostStore, PageStore, Rows, TablePages},
 };
 

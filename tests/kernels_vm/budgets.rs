@@ -1,7 +1,8 @@
 //! What decoding costs: instructions and memory traffic for each byte of the pages.
 
 use headwise::{
-    cuda::{kernels::KernelFile, nvrtc::Nvrtc},
+    cuda::nvrtc::Nvrtc,
+    device::kernels::KernelFile,
     format::{PageFormat, PageLayout, SlotFormat},
 };
 

@@ -3,9 +3,9 @@
 use headwise::{
     cuda::{
         Arch,
-        kernels::{KernelFile, Specialisation},
         nvrtc::{KernelUsage, Nvrtc, Source},
     },
+    device::kernels::{KernelFile, Specialisation},
     format::SlotFormat,
 };
 

@@ -1,9 +1,9 @@
 //! Decode attention and the merge of its partial results.
 
 use headwise::{
-    cuda::{
+    cuda::nvrtc::Nvrtc,
+    device::{
         kernels::{KernelFile, Specialisation},
-        nvrtc::Nvrtc,
         work::{WorkCost, WorkLimits, WorkPlan},
     },
     format::{PageFormat, SlotFormat},

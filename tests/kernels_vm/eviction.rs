@@ -1,7 +1,7 @@
 //! Scores from attention, and the selection of what dies.
 
 use headwise::{
-    cuda::kernels::KernelFile,
+    device::kernels::KernelFile,
     format::{PageFormat, SlotFormat},
 };
 

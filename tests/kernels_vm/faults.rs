@@ -1,10 +1,8 @@
 //! Planted faults: every change below breaks a kernel, and one of the checks must say so.
 
 use headwise::{
-    cuda::{
-        kernels::{KernelFile, Specialisation},
-        nvrtc::Nvrtc,
-    },
+    cuda::nvrtc::Nvrtc,
+    device::kernels::{KernelFile, Specialisation},
     format::{PageFormat, SlotFormat},
 };
 

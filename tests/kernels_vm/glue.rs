@@ -1,11 +1,15 @@
 //! What `bench-serving` puts between products and attention.
 
 use half::f16;
-use headwise::cuda::{
-    Staging,
-    driver::{DeviceBuffer, Stream},
-    serving::Glue,
-    verify::{Noise, largest_error},
+use headwise::{
+    cuda::{
+        Staging,
+        driver::{DeviceBuffer, Stream},
+    },
+    measure::{
+        serving::Glue,
+        verify::{Noise, largest_error},
+    },
 };
 
 use super::whole::device;

@@ -3,9 +3,9 @@
 use headwise::{
     cuda::{
         Arch,
-        kernels::{KernelFile, Specialisation},
         nvrtc::{Nvrtc, Source},
     },
+    device::kernels::{KernelFile, Specialisation},
     format::{PageFormat, PageLayout, SlotFormat},
 };
 

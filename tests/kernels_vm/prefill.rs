@@ -1,10 +1,8 @@
 //! Prefill attention, causal, over pages that hold the chunk already.
 
 use headwise::{
-    cuda::{
-        kernels::{KernelFile, Specialisation},
-        nvrtc::Nvrtc,
-    },
+    cuda::nvrtc::Nvrtc,
+    device::kernels::{KernelFile, Specialisation},
     format::{PageFormat, SlotFormat},
 };
 

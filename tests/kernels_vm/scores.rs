@@ -2,7 +2,7 @@
 
 use headwise::{
     base::Positions,
-    cuda::kernels::KernelFile,
+    device::kernels::KernelFile,
     evict::{Cost, HeadSlots, Policy, Score, dither, schedule},
     format::{PageFormat, SlotFormat},
 };

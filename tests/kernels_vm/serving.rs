@@ -7,10 +7,11 @@ use half::f16;
 use headwise::{
     cuda::{
         CudaError,
+        cublas::{Gemm, Product},
         driver::Stream,
-        serving::{CurveConfig, Gemm, Product, Tables, curve},
     },
     format::{PageFormat, SlotFormat},
+    measure::serving::{CurveConfig, Tables, curve},
 };
 
 use super::whole::{device, ran};

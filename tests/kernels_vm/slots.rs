@@ -1,7 +1,7 @@
 //! Kernels that move slots and pages, byte for byte against the host's formats.
 
 use headwise::{
-    cuda::kernels::KernelFile,
+    device::kernels::KernelFile,
     format::{PageFormat, SlotFormat},
 };
 

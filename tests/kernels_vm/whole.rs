@@ -11,15 +11,14 @@ use crate::{
 use headwise::{
     base::CacheShape,
     cuda::{
-        CudaStore, Kernels,
-        cache::KernelCache,
+        KernelCache,
         driver::{Context, Stream},
-        verify::{
-            AttentionCase, append_agrees_with_the_host, attention_errors,
-            store_agrees_with_the_host,
-        },
     },
+    device::{CudaStore, Kernels},
     format::{PageFormat, PageLayout, SlotFormat},
+    measure::verify::{
+        AttentionCase, append_agrees_with_the_host, attention_errors, store_agrees_with_the_host,
+    },
     store::PageStore,
 };
 

@@ -1,7 +1,7 @@
 //! Head tables with known content, and attention over them in f64.
 
 use headwise::{
-    cuda::kernels::Specialisation,
+    device::kernels::Specialisation,
     format::{Codec, CodecVisitor, PageLayout, Region, SlotFormat},
 };
 

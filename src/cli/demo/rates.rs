@@ -9,7 +9,7 @@ use crate::{
     cache::{Capacity, KvSequence},
     cli::{error::CliError, progress, setup::Loaded, table::table},
     engine::eval::{Continuation, Quality},
-    evict::ScorerKind,
+    evict::scorer::ScorerKind,
     report::{Bytes, MemoryReport},
 };
 

@@ -20,7 +20,7 @@ use crate::{
         EngineError,
         eval::{self, Quality, QualitySum},
     },
-    evict::{Budget, ScorerKind},
+    evict::{Budget, scorer::ScorerKind},
     report::Bytes,
 };
 

@@ -15,7 +15,7 @@ use cudarc::driver::sys::{
 };
 use libloading::Library;
 
-use crate::cuda::{CudaError, CudaVersion};
+use crate::cuda::error::{CudaError, CudaVersion};
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
 pub const OUT_OF_MEMORY: c_int = 2;

@@ -5,7 +5,11 @@ use std::{ptr, sync::Arc};
 use cudarc::driver::sys as cuda;
 
 use super::{Calls, Driver};
-use crate::cuda::{Arch, CudaError, CudaVersion, device::DeviceInfo};
+use crate::cuda::{
+    arch::Arch,
+    device::DeviceInfo,
+    error::{CudaError, CudaVersion},
+};
 
 /// The primary context of a device, retained. Cheap to clone; released with its last clone and the
 /// last handle made in it.

@@ -4,8 +4,8 @@ use std::{ops::Range, ptr, slice};
 
 use cudarc::driver::sys::CUdeviceptr;
 
-use super::{Context, Stream, calls::OUT_OF_MEMORY};
-use crate::cuda::CudaError;
+use super::{calls::OUT_OF_MEMORY, context::Context, stream::Stream};
+use crate::cuda::error::CudaError;
 
 /// Bytes on the device: allocated here, or an engine's own.
 #[derive(Debug)]

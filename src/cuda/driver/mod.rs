@@ -20,8 +20,8 @@ pub use memory::{DeviceBuffer, PinnedBuffer};
 pub use module::{Argument, Kernel, Launch, Module};
 pub use stream::{Event, Stream};
 
-use super::{CudaError, CudaVersion};
-use calls::Calls;
+use self::calls::Calls;
+use super::error::{CudaError, CudaVersion};
 
 /// An open and initialised driver library.
 #[derive(Clone, Debug)]

@@ -9,8 +9,8 @@ use std::{
 use bytemuck::Pod;
 use cudarc::driver::sys as cuda;
 
-use super::{Context, Stream, calls::UNSUPPORTED_PTX_VERSION};
-use crate::cuda::CudaError;
+use super::{calls::UNSUPPORTED_PTX_VERSION, context::Context, stream::Stream};
+use crate::cuda::error::CudaError;
 
 /// Code loaded into a context.
 #[derive(Clone, Debug)]

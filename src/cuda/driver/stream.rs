@@ -8,8 +8,8 @@ use std::{
 
 use cudarc::driver::sys as cuda;
 
-use super::{Context, calls::NOT_READY};
-use crate::cuda::CudaError;
+use super::{calls::NOT_READY, context::Context};
+use crate::cuda::error::CudaError;
 
 /// `CU_STREAM_NON_BLOCKING`: no implicit order with the legacy default stream.
 const NON_BLOCKING: u32 = 1;

@@ -2,8 +2,7 @@
 
 use std::{env, fs, path::Path, process::Command};
 
-use super::*;
-use crate::cuda::device::DeviceInfo;
+use crate::cuda::{device::DeviceInfo, driver::*};
 
 /// Builds a library in which every function but `omitted` is a stub; `None`, loudly, where there is
 /// no C compiler.

@@ -12,8 +12,8 @@ use std::{
 use cudarc::nvrtc::sys::nvrtcProgram;
 use libloading::Library;
 
-use super::Source;
-use crate::cuda::{CudaError, CudaVersion};
+use super::source::Source;
+use crate::cuda::error::{CudaError, CudaVersion};
 
 /// Result codes are plain integers here: a newer library may return codes that an enum lacks.
 type Code = c_int;

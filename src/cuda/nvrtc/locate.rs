@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 
 use super::api::Api;
 use crate::{
-    cuda::CudaError,
+    cuda::error::CudaError,
     fetch::{CacheDir, NVRTC},
 };
 

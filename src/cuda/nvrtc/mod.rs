@@ -2,6 +2,7 @@
 
 mod api;
 mod locate;
+mod source;
 mod usage;
 
 use std::{
@@ -10,13 +11,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use api::{Api, Program};
-pub use locate::{ENV_FOLDER, Folders};
 use parking_lot::Mutex;
 use thiserror::Error;
-pub use usage::KernelUsage;
 
-use super::{Arch, CudaError, CudaVersion};
+use self::api::{Api, Program};
+pub use self::{
+    locate::{ENV_FOLDER, Folders},
+    source::Source,
+    usage::KernelUsage,
+};
+use super::{
+    arch::Arch,
+    error::{CudaError, CudaVersion},
+};
 use crate::fetch::{self, Event, FetchError};
 
 /// Why there is no library, although it may be fetched.
@@ -28,17 +35,6 @@ pub enum ObtainError {
     /// Nothing is there, and fetching failed.
     #[error("no NVRTC library found, and fetching it failed: {0}")]
     Fetch(#[from] FetchError),
-}
-
-/// A translation unit: everything it includes travels with it, so no file system is involved.
-#[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    /// The name that the compiler's messages give it, as `decode.cu`.
-    pub name: &'a str,
-    /// The CUDA C++ text.
-    pub text: &'a str,
-    /// (name in `#include "…"`, text) of each header.
-    pub headers: &'a [(&'a str, &'a str)],
 }
 
 /// PTX of one source.
@@ -162,4 +158,4 @@ fn compiled(
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+pub(crate) mod tests;

@@ -2,7 +2,7 @@
 
 use std::{env, fs};
 
-use super::*;
+use crate::cuda::nvrtc::*;
 
 const KERNEL: &str = r#"
 #include "scale.cuh"
