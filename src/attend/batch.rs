@@ -1,6 +1,6 @@
 //! What is attended to, by which queries, and where the results go.
 
-use super::{AttendError, SlotScores};
+use super::{error::AttendError, scores::SlotScores};
 use crate::{base::CacheShape, format::PageLayout, store::PageStore};
 
 /// One head table of the layer that is attended to.

@@ -1,6 +1,12 @@
 //! Attention as it is written down: f64, plain loops, no trick. The oracle of every other backend.
 
-use super::{AttendError, Attention, Batch, Output, Reduce, row::Row};
+use super::{
+    Attention,
+    batch::{Batch, Output},
+    error::AttendError,
+    row::Row,
+    scores::Reduce,
+};
 use crate::store::{PageStore, TablePages};
 
 /// The reference. Works on every store, because it reads slots through [`PageStore::read`].

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{Batch, Span};
+use super::batch::{Batch, Span};
 
 /// How the query heads that share a KV head are brought together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

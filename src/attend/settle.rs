@@ -7,7 +7,11 @@
 
 use rayon::prelude::*;
 
-use super::{Batch, Head, Reduce, SlotScores, row::Row};
+use super::{
+    batch::{Batch, Head},
+    row::Row,
+    scores::{Reduce, SlotScores},
+};
 use crate::store::{PageStore, StoreError, TablePages};
 
 /// The largest logit, in base 2, that f32 can tell from others: from here on neighbours are 2 apart, and

@@ -4,7 +4,12 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use super::{CacheError, HeadLayouts, KvCache, KvSequence, sequence::Watch};
+use super::{
+    KvCache,
+    error::CacheError,
+    layouts::HeadLayouts,
+    sequence::{KvSequence, Watch},
+};
 use crate::{
     base::CacheShape,
     evict::{Budget, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan, quantize},

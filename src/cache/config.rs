@@ -1,6 +1,6 @@
 //! How large a cache is and how its pages look.
 
-use super::{CacheError, FormatMap};
+use super::{error::CacheError, layouts::FormatMap};
 use crate::{
     base::CacheShape,
     format::{PageFormat, PageLayout},

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::CacheError;
+use super::error::CacheError;
 use crate::{
     base::CacheShape,
     format::{Overflow, PageFormat, PageLayout},

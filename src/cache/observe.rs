@@ -1,6 +1,6 @@
 //! From the attention of a step to scores at rest.
 
-use super::{CacheError, HeadLayouts, sequence::Watch};
+use super::{error::CacheError, layouts::HeadLayouts, sequence::Watch};
 use crate::{
     attend::{Reduce, SlotScores},
     base::CacheShape,

@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::HeadLayouts;
+use super::layouts::HeadLayouts;
 use crate::{
     evict::{EvictError, Score, Scorer},
     plan::{PlanError, Sequence},

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    CacheError, HeadLayouts, KvCache, KvSequence,
+    KvCache,
+    error::CacheError,
+    layouts::HeadLayouts,
     observe::{Buffers, Noted, Observed, Wish},
-    sequence::Watch,
+    sequence::{KvSequence, Watch},
 };
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, SlotScores, Span},

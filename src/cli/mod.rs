@@ -28,9 +28,11 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
-use error::{CliError, one_line};
-use given::Given;
-use output::note;
+use self::{
+    error::{CliError, one_line},
+    given::Given,
+    output::note,
+};
 
 /// A paged KV cache in which every attention head has its own page table.
 #[derive(Parser)]

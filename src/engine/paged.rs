@@ -1,6 +1,6 @@
 //! The paged cache as the model's KV backend.
 
-use super::{EngineError, KvBackend};
+use super::{error::EngineError, kv::KvBackend};
 use crate::cache::CacheStep;
 
 impl KvBackend for CacheStep<'_> {

@@ -2,7 +2,11 @@
 
 use std::{collections::VecDeque, ops::Range};
 
-use super::{EngineError, LogitRows, Logits, Model, Span};
+use super::{
+    error::EngineError,
+    kv::{LogitRows, Logits, Span},
+    model::Model,
+};
 use crate::cache::{KvCache, KvSequence};
 
 /// Cuts `tokens` tokens into as few chunks of at most `chunk` (at least one) as can be, all of nearly

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EvictError, HeadExtent, Policy};
+use super::{error::EvictError, heads::HeadExtent, policy::Policy};
 
 /// How much of a sequence is kept, over all of its layers and heads together.
 ///

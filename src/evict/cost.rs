@@ -2,8 +2,9 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::histogram::Histogram;
-use super::{Cost, HeadSlots, PageCost, Score};
+use super::{
+    heads::HeadSlots, histogram::Histogram, page_cost::PageCost, policy::Cost, score::Score,
+};
 
 /// A page's cost as 32 bits that sort like it: the code of the score for [`Cost::MaxVictim`], the bits
 /// of a [`PageCost`] for [`Cost::SumVictims`].

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{EvictError, Score};
+use super::{error::EvictError, score::Score};
 use crate::base::Positions;
 
 impl Positions<'_> {

@@ -2,8 +2,10 @@
 
 use std::ops::{ControlFlow, Range};
 
-use super::heads::PositionRange;
-use super::{HeadSlots, Score};
+use super::{
+    heads::{HeadSlots, PositionRange},
+    score::Score,
+};
 
 /// Bins that are looked at together: one cache line of counts.
 const LINE: usize = 16;

@@ -1,6 +1,6 @@
 //! The cost of a page as an integer that sorts like it.
 
-use super::Score;
+use super::score::Score;
 
 /// What giving up one page costs, as 32 bits that sort like the cost: 8 of exponent, 24 of fraction.
 ///

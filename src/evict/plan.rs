@@ -1,9 +1,13 @@
 //! From pages to moves.
 
-use super::histogram::Histogram;
-use super::schedule::Limits;
-use super::victims::Victims;
-use super::{EvictError, HeadSlots, Policy, schedule};
+use super::{
+    error::EvictError,
+    heads::HeadSlots,
+    histogram::Histogram,
+    policy::Policy,
+    schedule::{Limits, schedule},
+    victims::Victims,
+};
 use crate::base::{HeadRewrite, Positions, SlotMove, apply_moves, close_gaps};
 
 /// What one head does in an eviction.

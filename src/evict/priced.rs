@@ -1,8 +1,12 @@
 //! A schedule from costs that another machine computed.
 
-use super::histogram::Histogram;
-use super::select::{Kept, cheapest};
-use super::{Cost, EvictError, Score};
+use super::{
+    error::EvictError,
+    histogram::Histogram,
+    policy::Cost,
+    score::Score,
+    select::{Kept, cheapest},
+};
 
 /// How many pages each head gives up so that `pages_to_free` go at the least cost, from the costs of
 /// its pages in the order it would give them up: ascending, under [`Cost::MaxVictim`]. Equal costs go

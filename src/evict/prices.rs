@@ -1,11 +1,16 @@
 //! What the pages of heads cost, for schedulers that see more than one process does.
 
-use super::cost::{CostKey, page_cost, page_costs};
-use super::histogram::Histogram;
-use super::schedule::Limits;
-use super::select::{PageCosts, cheapest};
-use super::uniform::level;
-use super::{Allocation, Cost, EvictError, HeadExtent, HeadSlots, PageCost, Policy, Schedule};
+use super::{
+    cost::{CostKey, page_cost, page_costs},
+    error::EvictError,
+    heads::{HeadExtent, HeadSlots},
+    histogram::Histogram,
+    page_cost::PageCost,
+    policy::{Allocation, Cost, Policy},
+    schedule::{Limits, Schedule},
+    select::{PageCosts, cheapest},
+    uniform::level,
+};
 
 /// What one head would give up its pages for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,14 @@
 //! How many pages each head gives up.
 
-use super::histogram::Histogram;
-use super::select::{Kept, Recomputed, cheapest};
-use super::uniform::level;
-use super::{Allocation, EvictError, HeadExtent, HeadSlots, Policy, Score};
+use super::{
+    error::EvictError,
+    heads::{HeadExtent, HeadSlots},
+    histogram::Histogram,
+    policy::{Allocation, Policy},
+    score::Score,
+    select::{Kept, Recomputed, cheapest},
+    uniform::level,
+};
 
 /// How many pages each head of a sequence gives up.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,6 +1,6 @@
 //! Sixteen bits per slot: an unsigned float whose bit pattern sorts like its value.
 
-use super::EvictError;
+use super::error::EvictError;
 
 /// How much a slot matters, at rest: 6 exponent bits, 10 mantissa bits, no sign.
 ///

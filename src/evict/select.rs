@@ -2,9 +2,12 @@
 
 use std::ops::Range;
 
-use super::cost::{CostKey, cost_of, page_costs};
-use super::histogram::Histogram;
-use super::{Cost, HeadSlots};
+use super::{
+    cost::{CostKey, cost_of, page_costs},
+    heads::HeadSlots,
+    histogram::Histogram,
+    policy::Cost,
+};
 
 /// Where the costs of the pages come from, head by head, non-decreasing.
 pub(super) trait PageCosts {

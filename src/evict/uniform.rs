@@ -1,6 +1,6 @@
 //! The same number of slots for every head.
 
-use super::HeadExtent;
+use super::heads::HeadExtent;
 
 /// Frees `n` pages from the fullest heads first, so that the heads keep as nearly as possible the
 /// same number of slots; equally full heads give in their order. Head `i` gives at most

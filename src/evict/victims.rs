@@ -2,9 +2,11 @@
 
 use std::ops::Range;
 
-use super::heads::PositionRange;
-use super::histogram::Histogram;
-use super::{HeadSlots, Score};
+use super::{
+    heads::{HeadSlots, PositionRange},
+    histogram::Histogram,
+    score::Score,
+};
 use crate::base::Positions;
 
 /// The `count` lowest of a head's evictable slots, as a rule that tells slot by slot. Equal scores

@@ -2,7 +2,7 @@
 
 use half::{f16, slice::HalfFloatSliceExt};
 
-use super::{Codec, range::holds_all};
+use super::{codec::Codec, range::holds_all};
 use crate::base::simd::{Isa, Simd};
 
 /// See [`SlotFormat::F16`](super::SlotFormat::F16).

@@ -1,6 +1,6 @@
 //! IEEE single precision.
 
-use super::{Codec, range::holds_all};
+use super::{codec::Codec, range::holds_all};
 use crate::base::simd::{Isa, Simd};
 
 /// See [`SlotFormat::F32`](super::SlotFormat::F32).

@@ -15,10 +15,7 @@
 
 use half::bf16;
 
-use super::{
-    Codec,
-    codec::{BLOCK, saturate_to},
-};
+use super::codec::{BLOCK, Codec, saturate_to};
 use crate::base::simd::{Isa, Simd};
 
 /// See [`SlotFormat::I8`](super::SlotFormat::I8).

@@ -3,7 +3,11 @@
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{Codec, CodecVisitor, PageFormat, SlotFormat};
+use super::{
+    SlotFormat,
+    codec::{Codec, CodecVisitor},
+    page_format::PageFormat,
+};
 use crate::base::CacheShape;
 
 /// Byte layout of a page: how many slots it holds and where each one's K and V are.

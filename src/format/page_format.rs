@@ -5,7 +5,10 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Codec, CodecVisitor, SlotFormat};
+use super::{
+    SlotFormat,
+    codec::{Codec, CodecVisitor},
+};
 
 /// The formats of K and of V in the pages of one KV head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

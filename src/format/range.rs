@@ -5,7 +5,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Codec, CodecVisitor, SlotFormat};
+use super::{
+    SlotFormat,
+    codec::{Codec, CodecVisitor},
+};
 
 /// K or V of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

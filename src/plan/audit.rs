@@ -5,7 +5,11 @@ use std::{collections::HashSet, ptr};
 use serde::Serialize;
 use thiserror::Error;
 
-use super::{PlanError, PoolStats, Sequence, pool::Survey};
+use super::{
+    error::PlanError,
+    pool::{PoolStats, Survey},
+    sequence::Sequence,
+};
 
 /// A pool and its sequences agree on every page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use super::PoolError;
+use super::pool::PoolError;
 
 /// A call the planner did not carry out. Nothing has changed when one of these is returned.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::{TablePlan, table_plan::Class};
+use super::table_plan::{Class, TablePlan};
 
 /// The heads of a sequence in the order in which they fill.
 #[derive(Clone, Debug, PartialEq, Eq)]

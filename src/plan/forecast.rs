@@ -1,6 +1,6 @@
 //! What fits, now and in the steps to come.
 
-use super::{BlockManager, Sequence, StepId, needs};
+use super::{manager::BlockManager, needs, pool::StepId, sequence::Sequence};
 use crate::base::sync::Arc;
 
 /// Whether a request for pages can be met.

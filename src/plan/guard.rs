@@ -4,7 +4,7 @@
 //! ends. So what a guard did is written down in the sequence itself: whoever finds it there knows that no
 //! guard is left, takes it back and goes on, or refuses.
 
-use super::{Page, PlanError, Sequence};
+use super::{error::PlanError, pool::Page, sequence::Sequence};
 
 /// What an open guard has done to a sequence.
 #[derive(Debug, Default)]

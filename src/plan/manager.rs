@@ -1,15 +1,18 @@
 //! The door of the planner.
 
 use super::{
-    Audit, AuditError, HeadRewrite, Page, PagePool, PlanError, PoolError, PoolStats, Rewrite,
-    Sequence, Step, StepId, TablePlan, audit,
+    audit::{self, Audit, AuditError},
+    error::PlanError,
     guard::Open,
-    rewrite::{self, Stay},
+    pool::{Page, PagePool, PoolError, PoolStats, StepId},
+    rewrite::{self, Rewrite, Stay},
+    sequence::Sequence,
     sharing::Sharing,
-    step,
+    step::{self, Step},
+    table_plan::TablePlan,
 };
 use crate::base::{
-    compact,
+    HeadRewrite, compact,
     sync::{Arc, Mutex},
 };
 

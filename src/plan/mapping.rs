@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Moving, PlanError, Sequence, Step};
+use super::{error::PlanError, rewrite::Moving, sequence::Sequence, step::Step};
 
 /// An entry of a head table that is new or names another page than before: what a mirror of the tables
 /// must be told.

@@ -1,7 +1,10 @@
 //! What a rewrite does to the slots of each head.
 
-use super::{HeadRewrite, Page, PageCopy, PlanError, Sequence, TableEntry, spare, table::Tables};
-use crate::base::{SlotMove, apply_moves};
+use super::{
+    error::PlanError, mapping::TableEntry, pool::Page, sequence::Sequence, spare, step::PageCopy,
+    table::Tables,
+};
+use crate::base::{HeadRewrite, SlotMove, apply_moves};
 
 /// One head of a rewrite.
 #[derive(Debug)]

@@ -1,6 +1,13 @@
 //! What a step would take.
 
-use super::{Admission, BlockManager, PagePool, PlanError, Sequence, manager::Shared, sharing};
+use super::{
+    error::PlanError,
+    forecast::Admission,
+    manager::{BlockManager, Shared},
+    pool::PagePool,
+    sequence::Sequence,
+    sharing,
+};
 use crate::base::sync::Arc;
 
 /// What a step would take, had it been reserved instead of asked for: [`BlockManager::needs`].

@@ -2,7 +2,14 @@
 
 use std::ops::Range;
 
-use super::{Page, PageCopy, Pass, PlanError, Sequence, guard::Open, moves::HeadWork};
+use super::{
+    error::PlanError,
+    guard::Open,
+    moves::{HeadWork, Pass},
+    pool::Page,
+    sequence::Sequence,
+    step::PageCopy,
+};
 use crate::base::{HeadRewrite, SlotMove};
 
 /// A rewrite that was granted: the pages that it needs are taken, and nothing else has happened.

@@ -1,8 +1,8 @@
 //! Sequences: owned handles on head tables.
 
 use super::{
-    Page, PlanError, TablePlan, fill::FillOrder, guard::Open, manager::Shared, needs,
-    sharing::Sharing, table::Tables,
+    error::PlanError, fill::FillOrder, guard::Open, manager::Shared, needs, pool::Page,
+    sharing::Sharing, table::Tables, table_plan::TablePlan,
 };
 use crate::base::{Positions, sync::Arc};
 

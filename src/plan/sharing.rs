@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{Page, PagePool, PoolError, Sequence};
+use super::{
+    pool::{Page, PagePool, PoolError},
+    sequence::Sequence,
+};
 
 /// Whether others may hold pages of a sequence, so that one that was never forked need not ask.
 ///

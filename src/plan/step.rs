@@ -1,6 +1,8 @@
 //! The step plan: all sequences of one engine iteration get their pages, or none does.
 
-use super::{Page, PlanError, Sequence, manager::Shared, needs::Growth, sharing};
+use super::{
+    error::PlanError, manager::Shared, needs::Growth, pool::Page, sequence::Sequence, sharing,
+};
 use crate::base::sync::Arc;
 
 /// A whole-page copy that the engine makes before it writes to `to`.

@@ -1,6 +1,6 @@
 //! Ragged head tables: one arena of page ids with an extent per head.
 
-use super::Page;
+use super::pool::Page;
 
 /// The page tables of all heads of one sequence.
 ///

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{PlanError, fill::FillOrder};
+use super::{error::PlanError, fill::FillOrder};
 
 /// How many slots a page of each head holds: what the planner must know of page formats.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::{
 use serde::Serialize;
 use thiserror::Error;
 
-use super::Destination;
+use super::destination::Destination;
 
 /// A report that could not be written; what was at the path before is still there.
 #[derive(Debug, Error)]

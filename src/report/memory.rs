@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use half::f16;
 use serde::Serialize;
 
-use super::{MemoryUse, tally::Tally};
+use super::tally::{MemoryUse, Tally};
 use crate::{
     base::CacheShape,
     cache::{CacheError, FormatMap, KvCache, KvSequence},

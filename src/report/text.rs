@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{CompressionRates, MemoryReport, MemoryUse};
+use super::{
+    memory::{CompressionRates, MemoryReport},
+    tally::MemoryUse,
+};
 
 /// A number of bytes, shown in the binary unit that leaves at most four digits before the point.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

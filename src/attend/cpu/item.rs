@@ -7,7 +7,7 @@ use super::{
     plan::Block,
     stream::{Sides, State, stream},
 };
-use crate::{attend::Batch, base::simd::Simd};
+use crate::{attend::batch::Batch, base::simd::Simd};
 
 /// See the module.
 pub(super) struct Item<'a, 's, S: Simd> {

@@ -8,7 +8,7 @@ use super::{
     plan::Plan,
     stream::{NO_SCORE, State},
 };
-use crate::{attend::Batch, base::simd::Simd};
+use crate::{attend::batch::Batch, base::simd::Simd};
 
 /// Tokens that one thread merges at least: merging a token reads a few kilobytes.
 const MIN_TOKENS: usize = 16;

@@ -30,7 +30,9 @@ use self::{
     stream::{Sides, State},
 };
 use super::{
-    AttendError, Attention, Batch, Output,
+    Attention,
+    batch::{Batch, Output},
+    error::AttendError,
     settle::{self, Doubts},
 };
 use crate::{

@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::stream::CHUNK;
-use crate::attend::{Batch, Head, Span};
+use crate::attend::batch::{Batch, Head, Span};
 
 /// Page bytes of a piece of a head that is streamed: many chunks, since the first ones of a piece are
 /// not prefetched, yet small enough that a long head of a single sequence feeds many cores.

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::ops::Ops;
 use crate::{
-    attend::Head,
+    attend::batch::Head,
     base::simd::Simd,
     format::{BLOCK, Region, SlotFormat},
 };

@@ -16,7 +16,10 @@ use super::{
     stream::{CHUNK, Sides, chunk_end},
 };
 use crate::{
-    attend::{Batch, Reduce, SlotScores},
+    attend::{
+        batch::Batch,
+        scores::{Reduce, SlotScores},
+    },
     base::simd::Simd,
 };
 

@@ -11,7 +11,13 @@ use serde::Serialize;
 
 use crate::{
     cache::{CacheConfig, Capacity, Compressed, Compression, KvCache, KvSequence},
-    engine::{EngineError, LogitRows, Logits, Model, PerplexityError, log_softmax, prefill},
+    engine::{
+        error::EngineError,
+        kv::{LogitRows, Logits},
+        likelihood::{PerplexityError, log_softmax},
+        model::Model,
+        prefill,
+    },
     evict::Scorer,
 };
 

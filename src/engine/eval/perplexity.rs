@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::{
     cache::{CacheConfig, Capacity, KvCache},
-    engine::{EngineError, Logits, Model, NllSum, prefill},
+    engine::{error::EngineError, kv::Logits, likelihood::NllSum, model::Model, prefill},
 };
 
 /// What to measure.

@@ -1,9 +1,9 @@
 //! A request on its way.
 
-use super::{Completion, Finish, Request, RequestId};
+use super::request::{Completion, Finish, Request, RequestId};
 use crate::{
     cache::KvSequence,
-    engine::{EngineError, Sampler, prefill},
+    engine::{error::EngineError, prefill, sampling::Sampler},
 };
 
 /// A request with its state. Without a sequence it waits: for the first time, or because it was

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 
 use crate::{
     cache::{CacheError, Compression},
-    engine::{EngineError, Strategy},
+    engine::{error::EngineError, sampling::Strategy},
 };
 
 /// How the scheduler works.

@@ -7,10 +7,17 @@ use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Completion, Finish, Request, RequestId, ServeOptions, job::Job};
+use super::{
+    job::Job,
+    request::{Completion, Finish, Request, RequestId, ServeOptions},
+};
 use crate::{
     cache::{CacheError, KvCache, KvSequence},
-    engine::{EngineError, LogitRows, Logits, Model, Span},
+    engine::{
+        error::EngineError,
+        kv::{LogitRows, Logits, Span},
+        model::Model,
+    },
     plan::{Admission, PlanError},
 };
 

@@ -1,8 +1,10 @@
 //! The score of KeyDiff.
 
-use super::vector::{dot, norm};
-use super::{HeadContext, Needs, Scorer};
-use crate::evict::EvictError;
+use super::{
+    HeadContext, Needs, Scorer,
+    vector::{dot, norm},
+};
+use crate::evict::error::EvictError;
 
 /// How much a key differs from the others (KeyDiff, arXiv 2504.15364): 1 − cos(k, m), m the mean of
 /// the head's normalised keys; from 0 to 2. Similar keys are redundant, so dissimilar ones stay.

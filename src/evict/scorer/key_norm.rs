@@ -1,8 +1,7 @@
 //! The norm of the keys.
 
-use super::vector::norm;
-use super::{HeadContext, Needs, Scorer};
-use crate::evict::EvictError;
+use super::{HeadContext, Needs, Scorer, vector::norm};
+use crate::evict::error::EvictError;
 
 /// Keys of low norm stay ("A Simple and Effective L2 Norm-Based Strategy for KV Cache Compression",
 /// arXiv 2406.11430): 1 / ‖k‖, which spends the same relative precision on every norm.

@@ -4,8 +4,11 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use super::{KeyDiff, KeyNorm, KvCompress, Random, Scorer, SinksWindow};
-use crate::evict::EvictError;
+use super::{
+    Scorer, key_diff::KeyDiff, key_norm::KeyNorm, kv_compress::KvCompress, random::Random,
+    sinks_window::SinksWindow,
+};
+use crate::evict::error::EvictError;
 
 /// The scorers that come with the crate.
 #[derive(

@@ -3,8 +3,7 @@
 use std::any::Any;
 
 use super::{HeadContext, Needs, Scorer};
-use crate::base::Positions;
-use crate::evict::EvictError;
+use crate::{base::Positions, evict::error::EvictError};
 
 /// Squared attention that a slot received from the newest queries ("L2-sum", arXiv 2410.00161,
 /// section 4): per query head Σ p² over the window, the maximum over neighbouring positions, then

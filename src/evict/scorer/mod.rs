@@ -19,8 +19,7 @@ pub use sinks_window::SinksWindow;
 
 use std::any::Any;
 
-use super::EvictError;
-use super::score::first_unlike;
+use super::{error::EvictError, score::first_unlike};
 use crate::base::Positions;
 
 /// What a scorer asks of the engine.

@@ -1,8 +1,7 @@
 //! No score at all: the baseline that every other must beat.
 
 use super::{HeadContext, Needs, Scorer};
-use crate::evict::EvictError;
-use crate::evict::score::mix;
+use crate::evict::{error::EvictError, score::mix};
 
 /// Uniform in [0, 1), a hash of (seed, head, position): the same token of the same head scores the
 /// same wherever compaction puts it.

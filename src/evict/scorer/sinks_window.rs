@@ -1,7 +1,7 @@
 //! The positional score of StreamingLLM.
 
 use super::{HeadContext, Needs, Scorer};
-use crate::evict::EvictError;
+use crate::evict::error::EvictError;
 
 /// The newest tokens stay (StreamingLLM, arXiv 2309.17453); the sinks are the policy's
 /// ([`Policy::sinks`](crate::evict::Policy)). The score rises with the position and depends on

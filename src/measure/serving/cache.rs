@@ -11,6 +11,7 @@ use super::{
     shape::ModelShape,
 };
 use crate::{
+    base::HeadRewrite,
     cuda::{
         Growing, Staging,
         driver::{DeviceBuffer, Stream},
@@ -22,7 +23,7 @@ use crate::{
         kernels::Specialisation,
     },
     format::{PageLayout, SlotFormat},
-    plan::{Audit, AuditError, BlockManager, HeadRewrite, PlanError, Sequence, TablePlan},
+    plan::{Audit, AuditError, BlockManager, PlanError, Sequence, TablePlan},
 };
 
 /// Page memory, and what is known of its slots.

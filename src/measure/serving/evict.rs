@@ -5,11 +5,11 @@ use rayon::prelude::*;
 
 use super::{cache::Cache, error::ServingError};
 use crate::{
-    base::SlotMove,
+    base::{HeadRewrite, SlotMove},
     cuda::{Staging, driver::Stream},
     device::eviction::{Costs, Losing, PriceHead},
     evict::{Budget, EvictError, HeadExtent, Policy, cheapest_pages},
-    plan::{HeadRewrite, Sequence},
+    plan::Sequence,
 };
 
 /// Pages of a head that are priced, in times of what heads give up on average. Where a head gives up all

@@ -1,7 +1,7 @@
 //! Scales, ticks and how numbers are written on them.
 
 use super::escape::Escaped;
-use crate::report::Bytes;
+use crate::report::text::Bytes;
 
 /// An axis of a chart.
 #[derive(Clone, Debug)]

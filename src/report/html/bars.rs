@@ -1,6 +1,10 @@
 //! Stacked bars: wholes and their parts.
 
-use super::{Scale, Unit, axis::Domain, colour::series, escape::Escaped};
+use super::{
+    axis::{Domain, Scale, Unit},
+    colour::series,
+    escape::Escaped,
+};
 
 /// Horizontal bars whose parts add up.
 #[derive(Clone, Debug)]

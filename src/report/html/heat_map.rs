@@ -1,6 +1,10 @@
 //! Heat maps: one value per cell, as colour.
 
-use super::{Scale, Unit, axis::Domain, colour::viridis, escape::Escaped};
+use super::{
+    axis::{Domain, Scale, Unit},
+    colour::viridis,
+    escape::Escaped,
+};
 
 /// Heat maps of one quantity, side by side under one colour scale.
 #[derive(Clone, Debug)]

@@ -1,6 +1,10 @@
 //! Line charts with markers and labels beside the lines.
 
-use super::{Axis, axis::Domain, colour::series, escape::Escaped};
+use super::{
+    axis::{Axis, Domain},
+    colour::series,
+    escape::Escaped,
+};
 
 /// Lines over two axes.
 #[derive(Clone, Debug)]

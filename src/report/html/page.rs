@@ -2,8 +2,14 @@
 
 use std::path::Path;
 
-use super::{HeatMaps, LineChart, StackedBars, Table, escape::Escaped, table};
-use crate::report::{ReportError, write_atomically};
+use super::{
+    bars::StackedBars,
+    escape::Escaped,
+    heat_map::HeatMaps,
+    line_chart::LineChart,
+    table::{self, Table},
+};
+use crate::report::file::{ReportError, write_atomically};
 
 /// A page under construction: parts appear in the order they are added.
 #[derive(Clone, Debug)]

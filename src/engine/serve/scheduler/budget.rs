@@ -3,7 +3,7 @@
 use super::{Job, Scheduler};
 use crate::{
     cache::{CacheError, Compression},
-    engine::EngineError,
+    engine::error::EngineError,
     evict::{Budget, EvictError, HeadExtent},
 };
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Finish, Job, Progress, Scheduler};
 use crate::{
     cache::{CacheError, Compression},
-    engine::EngineError,
+    engine::error::EngineError,
     evict::Budget,
     plan::{Admission, PlanError, PoolError},
 };
