@@ -1,6 +1,9 @@
 //! How large a cache is and how its pages look.
 
-use super::{error::CacheError, layouts::FormatMap};
+use super::{
+    error::CacheError,
+    layouts::{FormatMap, HeadLayouts},
+};
 use crate::{
     base::CacheShape,
     format::{PageFormat, PageLayout},
@@ -56,7 +59,7 @@ impl CacheConfig {
             Capacity::Pages(pages) => pages,
             Capacity::Bytes(bytes) => bytes / page_bytes,
             Capacity::Tokens(tokens) => {
-                let layouts = super::HeadLayouts::new(self.shape, &self.formats, page_bytes)?;
+                let layouts = HeadLayouts::new(self.shape, &self.formats, page_bytes)?;
                 layouts.plan().pages_for(tokens)
             }
         };

@@ -15,7 +15,7 @@ impl Avx512 {
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512dq")
             && is_x86_feature_detected!("avx512vl")
-            && super::Avx2::detect().is_some();
+            && super::avx2::Avx2::detect().is_some();
         has.then_some(Self(()))
     }
 }

@@ -164,7 +164,7 @@ impl<'m> Continuation<'m> {
             let next = generated[generated.len() - 1];
             let mut token = None;
             let each = |_: Range<usize>, rows: LogitRows| {
-                token = rows.last_of(0).map(crate::engine::argmax).transpose()?;
+                token = rows.last_of(0).map(crate::engine::sampling::argmax).transpose()?;
                 Ok(())
             };
             prefill::feed(self.model, &mut self.cache, &mut fork, &[next], 1, Logits::Last, each)?;

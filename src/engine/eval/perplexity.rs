@@ -63,7 +63,7 @@ pub fn perplexity(
     let (mut windows, mut pages) = (0, 0);
     for window in tokens.chunks_exact(context).take(options.windows) {
         let mut sequence = cache.sequence();
-        let each = |range: std::ops::Range<usize>, rows: crate::engine::LogitRows| {
+        let each = |range: std::ops::Range<usize>, rows: crate::engine::kv::LogitRows| {
             for (position, (_, logits)) in range.clone().zip(rows.iter()) {
                 if let Some(&next) = window.get(position + 1) {
                     sum.add(logits, next)?;

@@ -323,7 +323,7 @@ fn warm_up<G: Gemm>(
 
 /// Pages of random rows, as the format stores them.
 fn random_pages(layout: &PageLayout) -> Result<Vec<u8>, ServingError> {
-    let mut random = super::Random::new(7);
+    let mut random = super::prompt::Random::new(7);
     let mut store = HostStore::new(BLOCK_PAGES, layout.page_bytes)?;
     let pages: Vec<u32> = (0..BLOCK_PAGES as u32).collect();
     let slots = BLOCK_PAGES * layout.slots;

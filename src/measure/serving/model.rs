@@ -42,7 +42,7 @@ impl Weights {
         stream: &Stream,
     ) -> Result<Self, ServingError> {
         let context = stream.context();
-        let mut random = super::Random::new(1);
+        let mut random = super::prompt::Random::new(1);
         let block: Vec<half::f16> = (0..BLOCK)
             .map(|_| half::f16::from_f32(SPREAD * (2.0 * random.uniform() as f32 - 1.0)))
             .collect();
