@@ -4,6 +4,7 @@
 # Builds the bench at commit b8e76eb in a work tree of its own, runs it there and here. PROFILE=dev takes
 # cargo's development profile, in which dependencies are optimised as well.
 set -eu
+[ $# -eq 0 ] || set -- "$(realpath "$1")"
 cd "$(dirname "$0")/.."
 before=${BEFORE:-b8e76eb}
 profile=${PROFILE:-bench}
