@@ -59,8 +59,8 @@ pub(super) fn compress(
 ) -> Result<Compressed, CacheError> {
     let Compression { scorer, policy, budget } = compression;
     cache.check_owner(sequence)?;
-    cache.settle();
     sequence.tables.recover()?;
+    cache.settle();
     let extents: Vec<HeadExtent> = sequence.extents();
     let tokens = sequence.tokens();
     let wanted = budget.pages_to_free(&extents, tokens, policy)?;
@@ -112,8 +112,8 @@ pub(super) fn truncate(
     tokens: usize,
 ) -> Result<(), CacheError> {
     cache.check_owner(sequence)?;
-    cache.settle();
     sequence.tables.recover()?;
+    cache.settle();
     if let Some(watch) = &sequence.watch {
         watch.check(&sequence.tables)?;
     }

@@ -102,7 +102,8 @@ impl KvCache {
     /// changed. See [`BlockManager::needs`].
     ///
     /// # Errors
-    /// A sequence of another cache, one that is named twice, or one that would grow too long.
+    /// A sequence of another cache, one that is named twice, or one that would grow too long; one with a
+    /// forgotten step ([`KvSequence::recover`]).
     ///
     /// A scheduler that makes room before it steps, and so never holds a refused step:
     ///

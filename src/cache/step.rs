@@ -60,8 +60,11 @@ impl Default for Scratch {
 
 pub(super) fn begin<'a>(
     cache: &'a mut KvCache,
-    sequences: Vec<(&'a mut KvSequence, usize)>,
+    mut sequences: Vec<(&'a mut KvSequence, usize)>,
 ) -> Result<CacheStep<'a>, CacheError> {
+    sequences.iter().try_for_each(|(sequence, _)| cache.check_owner(sequence))?;
+    // What forgotten steps give back is behind the fence that is opened next.
+    sequences.iter_mut().try_for_each(|(sequence, _)| sequence.recover())?;
     cache.settle();
     let mut members = Vec::with_capacity(sequences.len());
     let mut watches = Vec::with_capacity(sequences.len());

@@ -71,9 +71,6 @@ pub enum PlanError {
         /// What does not fit.
         problem: &'static str,
     },
-    /// A sequence that stands twice among the members of a step.
-    #[error("a sequence stands twice among the members of a step")]
-    MemberTwice,
     /// A head that a table plan does not have.
     #[error("no head {head} in a table plan of {heads} heads")]
     NoSuchHead {

@@ -48,10 +48,8 @@ impl Sequence {
     pub(crate) fn check_closed(&self) -> Result<(), PlanError> {
         match self.open {
             Open::Nothing => Ok(()),
-            Open::Torn => Err(PlanError::Torn),
-            Open::Step { .. } | Open::Rewrite { .. } | Open::Moves { .. } => {
-                Err(PlanError::OpenGuard)
-            }
+            Open::Moves { .. } | Open::Torn => Err(PlanError::Torn),
+            Open::Step { .. } | Open::Rewrite { .. } => Err(PlanError::OpenGuard),
         }
     }
 

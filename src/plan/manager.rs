@@ -131,7 +131,7 @@ impl BlockManager {
     /// # Errors
     /// [`PoolError::OutOfPages`]: its `needed` is the least number of free pages that carries out the
     /// rewrite. A page that is shared and loses slots is copied unless it leaves; so while all pages are
-    /// shared, it is as many as stay and lose slots, less those that leave.
+    /// shared, it is as many as stay and lose slots.
     pub fn rewrite_sparing<'a>(
         &self,
         sequence: &'a mut Sequence,

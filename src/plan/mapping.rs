@@ -35,7 +35,8 @@ impl Step<'_> {
     /// Slot `s` of page `p` of a head is `p * slots_per_page + s`: what the `slot_mapping` of a paged
     /// attention is, for each head.
     ///
-    /// A token costs an addition per head, and nothing is searched.
+    /// A decoding token costs an addition per head. Of a chunk, so does each token, besides looking up who
+    /// fills a page with it.
     ///
     /// # Errors
     /// `heads` that a member does not have, or `out` of another length; it is then unchanged.

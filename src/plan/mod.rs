@@ -20,7 +20,7 @@
 //!
 //! * every page is free, held or fenced, and `free + held + fenced == total`;
 //! * a page's reference count is the number of table entries that name it;
-//! * a failed call changed nothing;
+//! * a failed call changed nothing, but for taking back what a forgotten guard left;
 //! * a page is not handed out again while a step that may still read it runs;
 //! * what a forgotten guard (`mem::forget`) left is taken back by the next verb that changes its
 //!   sequence, and refused by those that look at it: nobody takes tokens for there that no commit kept.

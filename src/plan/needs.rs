@@ -138,7 +138,7 @@ impl BlockManager {
             members.iter().map(|&(sequence, _)| std::ptr::from_ref(sequence)).collect();
         addresses.sort_unstable();
         if addresses.windows(2).any(|pair| pair[0] == pair[1]) {
-            return Err(PlanError::MemberTwice);
+            return Err(PlanError::ListedTwice);
         }
         let growth = Growth::of(members.iter().copied());
         self.with_pool(|pool| {

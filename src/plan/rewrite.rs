@@ -1,6 +1,6 @@
 //! Rewrites: heads that lose slots are compacted, and their freed pages return to the pool.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range};
 
 use super::{
     error::PlanError,
@@ -31,7 +31,8 @@ pub struct Rewrite<'a>(Granted<'a>);
 /// commit, the sequence is [torn](PlanError::Torn), and all that can be done with it is to drop it. Its
 /// pages are accounted for, and what others share with it is untouched (**copy-on-compress**: shared
 /// pages are never written). Only where there is nothing to move does a drop leave it as it was.
-/// Making a pass again changes nothing, so what failed may be repeated before the commit.
+/// The pass that was begun last may be made again, so what failed may be repeated; an earlier one may not,
+/// since a later one copies into pages that it has let go of.
 #[derive(Debug)]
 #[must_use = "a rewrite that is given up while slots move loses what the sequence holds"]
 pub struct Moving<'a>(Granted<'a>);
@@ -90,7 +91,7 @@ pub(super) fn begin<'a>(
     let first = if reused.is_empty() {
         heads.len()
     } else {
-        heads.sort_by_key(|head| !head.copied().is_empty());
+        heads.sort_by_cached_key(|head| !head.copied().is_empty());
         heads.partition_point(|head| head.copied().is_empty())
     };
     let mut copies = Vec::with_capacity(needed);
@@ -105,7 +106,8 @@ pub(super) fn begin<'a>(
 
 /// For each head which of its pages others hold too; empty where there is none.
 fn shared_pages(sequence: &Sequence, heads: &[HeadRewrite]) -> Result<Vec<Vec<bool>>, PlanError> {
-    if !sequence.sharing.any() {
+    // Without a move nothing is written, and no order is better than the one there is.
+    if !sequence.sharing.any() || heads.iter().all(|head| head.moves.is_empty()) {
         return Ok(vec![Vec::new(); heads.len()]);
     }
     sequence.shared.with_pool(|pool| {
@@ -192,7 +194,10 @@ impl Moving<'_> {
         let mut dropped = Vec::new();
         sequence.publish(heads, tokens.unwrap_or(sequence.tokens), &mut dropped);
         sequence.open = Open::Nothing;
-        dropped.retain(|page| !reused.contains(page));
+        if !reused.is_empty() {
+            let reused: HashSet<u32> = reused.iter().map(|page| page.id).collect();
+            dropped.retain(|page| !reused.contains(&page.id));
+        }
         sequence.shared.give(&dropped);
         dropped.iter().map(|page| page.id).collect()
     }

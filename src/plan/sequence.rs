@@ -128,7 +128,8 @@ impl Sequence {
 
     /// Pages that a step of `tokens` more tokens of this sequence alone takes, private copies of partial
     /// pages that others hold included; saturated. What several sequences take together, which may be
-    /// fewer copies, is [`BlockManager::needs`](super::BlockManager::needs).
+    /// fewer copies, is [`BlockManager::needs`](super::BlockManager::needs). Tokens of a step that is open,
+    /// or was forgotten, count as there.
     pub fn pages_needed(&self, tokens: usize) -> usize {
         let copies = needs::copies(&self.shared, &[(self, tokens)]);
         self.growth(tokens).saturating_add(copies)

@@ -208,3 +208,25 @@ fn a_commit_says_how_many_layers_are_missing() {
     step.commit().unwrap();
     assert_eq!(sequence.tokens(), 1);
 }
+
+/// Nobody holds the pages that a forgotten step took, so the next step has them.
+#[test]
+fn the_pages_of_a_forgotten_step_are_there_for_the_next() {
+    let shape = CacheShape::new(2, 2, 2, 16).unwrap();
+    let capacity = Capacity::Pages(8);
+    let config = CacheConfig { block_tokens: 4, capacity, ..CacheConfig::new(shape, 4) };
+    let mut cache = KvCache::new(&config).unwrap();
+    let mut sequence = cache.sequence();
+    let rows = vec![0.5; 4 * 2 * 16];
+    let mut out = rows.clone();
+    let mut step = cache.step([(&mut sequence, 4)]).unwrap();
+    for layer in 0..2 {
+        step.attend(layer, &rows, &rows, &rows, &mut out).unwrap();
+    }
+    step.commit().unwrap();
+    forget(cache.step([(&mut sequence, 4)]).unwrap());
+    assert_eq!(cache.stats().held, 8);
+    drop(cache.step([(&mut sequence, 4)]).unwrap());
+    assert_eq!((cache.stats().held, sequence.tokens()), (4, 4));
+    cache.audit([&sequence]).unwrap();
+}

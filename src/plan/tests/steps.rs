@@ -251,7 +251,7 @@ fn questions_that_make_no_sense_are_refused() {
     let manager = BlockManager::new(20).unwrap();
     let mut sequence = grown(&manager, &[4, 2], 3);
     let twice = manager.needs([(&sequence, 1), (&sequence, 1)]);
-    assert_eq!(twice, Err(PlanError::MemberTwice));
+    assert_eq!(twice, Err(PlanError::ListedTwice));
     let other = BlockManager::new(20).unwrap();
     assert_eq!(other.needs([(&sequence, 1)]), Err(PlanError::ForeignSequence));
     let too_long = manager.needs([(&sequence, u32::MAX as usize)]);
