@@ -106,8 +106,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 for (u32 e = 0; e < 2; ++e) {
                     float sum = 0.0f;
 #pragma unroll
-                    for (u32 h = 0; h < Attend::HALVES; ++h)
-                        sum += exp2_fast(2.0f * (x[h][n][e] - norm[h]));
+                    for (u32 h = 0; h < Attend::HALVES; ++h) {
+                        // Attention may have rounded the logits otherwise: no probability is above 1. The
+                        // comparison keeps a NaN.
+                        const float log = x[h][n][e] - norm[h];
+                        sum += exp2_fast(log > 0.0f ? 0.0f : 2.0f * log);
+                    }
 #pragma unroll
                     for (u32 lanes = 4; lanes < WARP; lanes *= 2)
                         sum += __shfl_xor_sync(ALL, sum, lanes);

@@ -18,8 +18,8 @@ use crate::store::{PageStore, StoreError, TablePages};
 /// rounding alone decides between keys. Backends leave rows with such logits in doubt.
 pub(crate) const MOST_LOGIT: f32 = 16_777_216.0;
 
-/// The largest log-sum-exp that probabilities are replayed from: its last bit is a hundredth of them.
-const MOST_REPLAYED: f32 = 65_536.0;
+/// The largest log-sum-exp that probabilities are replayed from in f32: its last bit is a hundredth of them.
+pub(crate) const MOST_REPLAYED: f32 = 65_536.0;
 
 /// Slots that are read at a time.
 const TILE: usize = 256;
@@ -72,11 +72,18 @@ impl Doubts {
     }
 
     /// For each (span, KV head), whether its scores cannot be replayed from `lse`, which is settled: a
-    /// row of its window was in doubt, or is too large for f32 to say what is left of its logits.
-    pub fn unsure_heads(&self, batch: &Batch<'_>, lse: &[f32], scores: &SlotScores) -> Vec<bool> {
+    /// row of its window was in doubt, or its log-sum-exp is `most` or more, where the backend's rounding
+    /// is no longer small.
+    pub fn unsure_heads(
+        &self,
+        batch: &Batch<'_>,
+        lse: &[f32],
+        scores: &SlotScores,
+        most: f32,
+    ) -> Vec<bool> {
         let (group, query_heads) = (batch.shape.group(), batch.shape.query_heads());
         let unsure = |row: usize| {
-            let large = lse[row].abs() >= MOST_REPLAYED && lse[row] != f32::NEG_INFINITY;
+            let large = lse[row].abs() >= most && lse[row] != f32::NEG_INFINITY;
             large || self.rows.binary_search(&row).is_ok()
         };
         let mut heads = Vec::with_capacity(batch.spans.len() * batch.shape.kv_heads());

@@ -58,7 +58,7 @@ impl Results {
             near("out", at, got, want, tolerance * largest[table]);
         }
         for (at, (&got, &want)) in self.lse.iter().zip(&want.lse).enumerate() {
-            near("lse", at, got, want, tolerance / 2.0 * want.abs().max(1.0));
+            near("lse", at, got, want, tolerance * want.abs().max(1.0));
         }
         assert_eq!(self.scores.len(), want.scores.len(), "{what}");
         // Probabilities are replayed from a log-sum-exp in f32, up to a limit.

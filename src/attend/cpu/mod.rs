@@ -33,7 +33,7 @@ use super::{
     Attention,
     batch::{Batch, Output},
     error::AttendError,
-    settle::{self, Doubts},
+    settle::{self, Doubts, MOST_REPLAYED},
 };
 use crate::{
     base::simd::{Isa, Simd},
@@ -139,7 +139,7 @@ impl SimdVisitor for Run<'_, '_> {
         let doubts = Doubts::of(output.lse);
         doubts.settle(store, batch, output.out, output.lse)?;
         if let Some(scores) = output.scores {
-            let mut unsure = doubts.unsure_heads(batch, output.lse, scores);
+            let mut unsure = doubts.unsure_heads(batch, output.lse, scores, MOST_REPLAYED);
             window::score(simd, batch, &plan, &sides, output.lse, scores, &mut unsure);
             settle::rescore(store, batch, &unsure, scores)?;
         }

@@ -20,6 +20,10 @@ use crate::{
     store::StoreError,
 };
 
+/// The largest log-sum-exp that scores are replayed from: prefill rounds queries to eight or eleven bits, so
+/// that its logits are off by a thousandth part of themselves.
+const MOST_REPLAYED: f32 = 64.0;
+
 /// Slots of the staging ring, and their bytes.
 const STAGING: (usize, usize) = (4, 1 << 20);
 
@@ -119,7 +123,7 @@ impl Attention<CudaStore> for CudaAttention {
                 sums[slots.start * group..slots.end * group].fill(0.0);
             }
             reduce(scores, &sums, batch);
-            let unsure = doubts.unsure_heads(batch, output.lse, scores);
+            let unsure = doubts.unsure_heads(batch, output.lse, scores, MOST_REPLAYED);
             settle::rescore(store, batch, &unsure, scores)?;
         }
         Ok(())
