@@ -1,5 +1,4 @@
 //! The CUDA side on a device, where this machine has one.
-#![cfg(feature = "measure")]
 
 #[path = "cuda_support/backend.rs"]
 mod backend;

@@ -1,5 +1,5 @@
 //! The CUDA side against a driver in host memory: everything but the kernels' own code.
-#![cfg(all(feature = "measure", unix))]
+#![cfg(unix)]
 
 #[path = "cuda_support/compiler.rs"]
 mod compiler;

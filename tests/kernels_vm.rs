@@ -3,7 +3,6 @@
 //!
 //! Needs NVRTC, and fetches it where it is missing. Where that is impossible these tests say so loudly
 //! and pass, except under CI, where they fail.
-#![cfg(feature = "measure")]
 
 #[cfg(unix)]
 #[path = "cuda_support/backend.rs"]

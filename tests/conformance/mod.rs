@@ -56,7 +56,8 @@ macro_rules! conformance {
                     @cases $backend $formats
                     parity: decode, prefill, ragged_batches, long_heads;
                     range: equal_logits_of_any_size, one_key_wins_at_any_size,
-                        logits_beyond_f32, sums_that_overflow_on_the_way, values_near_the_largest,
+                        logits_beyond_f32, faint_queries_of_large_keys,
+                        sums_that_overflow_on_the_way, values_near_the_largest,
                         denormals_and_minus_zero;
                     nonfinite: a_query_that_is_nan, a_key_that_is_nan, a_value_that_is_nan,
                         infinite_queries, infinite_keys, infinite_values, one_piece_of_many,

@@ -94,6 +94,23 @@ pub fn logits_beyond_f32(backend: &dyn Backend, formats: &[PageFormat]) {
     }
 }
 
+/// Queries near zero and keys so large that their products count.
+pub fn faint_queries_of_large_keys(backend: &dyn Backend, formats: &[PageFormat]) {
+    let mut scenes = Scenes::new(backend, formats);
+    for size in [2e-7, 1e-6, 1e-4] {
+        let mut scene = scenes.next();
+        let dim = scene.shape.head_dim();
+        for table in scene.tables_mut() {
+            let most = largest(table.format.k);
+            for (slot, key) in table.k.chunks_exact_mut(dim).enumerate() {
+                key.fill(if slot % 3 == 1 { most } else { 0.0 });
+            }
+        }
+        scene.q.fill(size);
+        check(backend, &scene, 2, &format!("queries of {size}"));
+    }
+}
+
 /// Products that overflow, but whose sum is small.
 pub fn sums_that_overflow_on_the_way(backend: &dyn Backend, formats: &[PageFormat]) {
     let mut scenes = Scenes::new(backend, formats);

@@ -154,10 +154,12 @@ impl Reader<'_> {
             names.push(name.to_owned());
         }
         let Some(from) = self.absolute(&names) else { return };
+        // What comes from another room is an import, passed on or not.
+        if !passes_on || from.first() != self.path.first() {
+            self.imports.push(from.clone());
+        }
         if passes_on {
             self.passed_on.insert(known_as.to_owned(), from);
-        } else {
-            self.imports.push(from);
         }
     }
 }

@@ -108,7 +108,8 @@ impl Appender {
     /// [`DeviceError::WrongLength`] if `data` has positions and the last plan had none.
     ///
     /// # Safety
-    /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it; `pages` is an
+    /// `stream` is the one it was made in, or runs behind that. The last [`plan`](Self::plan) succeeded and was
+    /// queued in `stream` or before it; `pages` is an
     /// arena that has every slot it named; `rows` has as many rows, aligned as [`NewRows`] says; `data`
     /// covers the arena's slots; all until the stream is done.
     pub unsafe fn launch(

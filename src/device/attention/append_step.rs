@@ -90,7 +90,8 @@ impl StepAppender {
     /// was first.
     ///
     /// # Safety
-    /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it; the addresses
+    /// `stream` is the one it was made in, or runs behind that. The last [`plan`](Self::plan) succeeded and was
+    /// queued in `stream` or before it; the addresses
     /// cover what the items and rows name, the tables have a page for the new slot of each row, until
     /// the stream is done.
     pub unsafe fn launch(

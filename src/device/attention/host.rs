@@ -1,6 +1,6 @@
 //! The attention contract with queries and results in host memory.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, f32::consts::LOG2_E, sync::Arc};
 
 use parking_lot::Mutex;
 
@@ -16,7 +16,7 @@ use crate::{
     },
     cuda::{Growing, Staging, driver::Stream},
     device::{error::DeviceError, kernels::Specialisation, loader::Kernels, store::CudaStore},
-    format::PageLayout,
+    format::{PageLayout, SlotFormat},
     store::StoreError,
 };
 
@@ -107,14 +107,19 @@ impl Attention<CudaStore> for CudaAttention {
         let parts = Parts::new(batch, scores.as_deref())?;
         let mut sums =
             vec![0f32; if scores.is_some() { parts.slots * batch.shape.group() } else { 0 }];
-        let mut state = self.state.lock();
-        state.run(&self.kernels, store, batch, &parts, &mut output, &mut sums).map_err(device)?;
+        // Locked for the launches alone: settling rows takes rayon's threads, which may wait for each
+        // other with another call of this on their stack.
+        self.state
+            .lock()
+            .run(&self.kernels, store, batch, &parts, &mut output, &mut sums)
+            .map_err(device)?;
         for rows in parts.blind {
             let dim = batch.shape.head_dim();
             output.out[rows.start * dim..rows.end * dim].fill(0.0);
             output.lse[rows].fill(f32::NEG_INFINITY);
         }
         Doubts::mark(output.out, output.lse);
+        doubt_faint_queries(batch, output.lse);
         let doubts = Doubts::of(output.lse);
         doubts.settle(store, batch, output.out, output.lse)?;
         if let Some(scores) = scores {
@@ -127,6 +132,32 @@ impl Attention<CudaStore> for CudaAttention {
             settle::rescore(store, batch, &unsure, scores)?;
         }
         Ok(())
+    }
+}
+
+/// Queries, as the kernels scale them, of which half precision holds fewer than 16 bits.
+const FAINT: f32 = 1.0 / 256.0;
+
+/// Leaves rows in doubt whose queries are too small for the half precision that f16 and i8 keys are
+/// multiplied in: nothing overflows there, so nothing else shows it.
+fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
+    let (dim, heads, group) =
+        (batch.shape.head_dim(), batch.shape.query_heads(), batch.shape.group());
+    let scale = LOG2_E / (dim as f32).sqrt();
+    let spans = batch.spans.iter().flat_map(|span| (0..span.tokens).map(move |_| span));
+    for ((span, q), lse) in
+        spans.zip(batch.q.chunks_exact(heads * dim)).zip(lse.chunks_exact_mut(heads))
+    {
+        for ((head, q), lse) in q.chunks_exact(dim).enumerate().zip(lse) {
+            let halves = matches!(
+                span.heads[head / group].layout.format.k,
+                SlotFormat::F16 | SlotFormat::I8
+            );
+            let largest = scale * q.iter().fold(0f32, |most, q| most.max(q.abs()));
+            if halves && 0.0 < largest && largest < FAINT && *lse != f32::NEG_INFINITY {
+                *lse = f32::NAN;
+            }
+        }
     }
 }
 
