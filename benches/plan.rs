@@ -3,7 +3,8 @@
 //!
 //! `cargo bench --no-default-features --bench plan`, CPU time of this thread.
 //!
-//! * *nothing fills*: sequences of one length, steps that find room in every last page.
+//! * *nothing fills*: sequences of one length, steps that find room in every last page; once more after
+//!   an eviction.
 //! * *spread*: sequences of many lengths, so that a sixteenth of them need a page for each head.
 //! * *evicted 2x*: as spread, after an eviction that halves every sequence, heads of all lengths.
 //! * *one fork*: as spread, and one sequence somewhere was forked and never went on.
@@ -79,9 +80,17 @@ struct Scene {
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     NothingFills,
+    NothingFillsEvicted,
     Spread,
     Evicted,
     OneFork,
+}
+
+impl Kind {
+    /// Whether sequences are of one length, one token into a page.
+    fn nothing_fills(self) -> bool {
+        matches!(self, Self::NothingFills | Self::NothingFillsEvicted)
+    }
 }
 
 impl Scene {
@@ -95,7 +104,8 @@ impl Scene {
             (seed >> 33) as usize % n
         };
         let mut lengths: Vec<usize> = (0..SEQUENCES).map(|_| context + below(256)).collect();
-        if kind == Kind::NothingFills {
+        let evicted = matches!(kind, Kind::Evicted | Kind::NothingFillsEvicted);
+        if kind.nothing_fills() {
             lengths.fill(context + 1);
         }
         let pages = SEQUENCES * heads * ((context + 256 + STEPS as usize) / PAGE_SLOTS + 2);
@@ -105,7 +115,7 @@ impl Scene {
             (0..SEQUENCES).map(|_| manager.sequence(plan.clone())).collect();
         for (sequence, length) in sequences.iter_mut().zip(&mut lengths) {
             manager.reserve([(&mut *sequence, *length)]).unwrap().commit();
-            if kind == Kind::Evicted {
+            if evicted {
                 let rewrites = (0..heads).map(|head| {
                     // A half of the pages on average, from a quarter to three quarters by head.
                     let kept = (*length / 4 + below(*length / 2)) / PAGE_SLOTS * PAGE_SLOTS;
@@ -115,7 +125,7 @@ impl Scene {
                 });
                 manager.rewrite(sequence, rewrites.collect()).unwrap().begin_moves().commit();
                 // Sequences evict at different times.
-                let more = below(PAGE_SLOTS);
+                let more = if kind.nothing_fills() { 1 } else { below(PAGE_SLOTS) };
                 manager.reserve([(&mut *sequence, more)]).unwrap().commit();
                 *length += more;
             }
@@ -155,13 +165,14 @@ fn steps(c: &mut Criterion<CpuTime>) {
         group.sample_size(10).throughput(Throughput::Elements((SEQUENCES * heads) as u64));
         for (name, kind) in [
             ("nothing fills", Kind::NothingFills),
+            ("nothing fills, evicted 2x", Kind::NothingFillsEvicted),
             ("spread", Kind::Spread),
             ("evicted 2x", Kind::Evicted),
             ("one fork", Kind::OneFork),
         ] {
             let mut scene = Scene::new(kind, heads);
             // Of sixteen steps one fills every page, and there it is cut back before.
-            let most = if kind == Kind::NothingFills { 15 } else { STEPS };
+            let most = if kind.nothing_fills() { 15 } else { STEPS };
             group.bench_function(name, |b| {
                 b.iter_custom(|iterations| {
                     let whole = (0..iterations / most).map(|_| most);
