@@ -46,7 +46,7 @@ impl Doubts {
             let values = &out[row * dim..(row + 1) * dim];
             let finite = values.iter().all(|value| value.is_finite());
             let unseen = *lse == f32::NEG_INFINITY && finite;
-            if !unseen && !(finite && lse.abs() < MOST_LOGIT) {
+            if !(unseen || finite && lse.abs() < MOST_LOGIT) {
                 *lse = f32::NAN;
             }
         }

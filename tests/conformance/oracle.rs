@@ -115,8 +115,10 @@ pub fn oracle(stored: &Stored, scores: &SlotScores) -> Results {
                 }
                 if token + scores.window() >= tokens {
                     let line = if rows == 1 { 0 } else { g * table.slots };
-                    for slot in 0..visible.saturating_sub(scores.skip_newest()) {
-                        results.scores[index][line + slot] += (p[slot] * p[slot]) as f32;
+                    let counted = visible.saturating_sub(scores.skip_newest());
+                    let held = &mut results.scores[index][line..line + counted];
+                    for (score, p) in held.iter_mut().zip(&p) {
+                        *score += (p * p) as f32;
                     }
                 }
             }
