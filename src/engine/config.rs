@@ -203,7 +203,7 @@ fn rope_scaling(file: &GgufFile) -> Result<RopeScaling, ModelError> {
     };
     match (file.text("llama.rope.scaling.type")?, factor) {
         (Some("none"), _) | (None, None) => Ok(RopeScaling::None),
-        (None | Some("linear"), Some(factor)) if factor == 1.0 => Ok(RopeScaling::None),
+        (None | Some("linear"), Some(1.0)) => Ok(RopeScaling::None),
         (None | Some("linear"), Some(factor)) => Ok(RopeScaling::Linear(factor)),
         (Some("linear"), None) => Err(ModelError::MissingKey(key.into())),
         (Some(other), _) => Err(ModelError::RopeScaling(other.to_owned())),

@@ -135,8 +135,8 @@ mod tests {
 
     #[test]
     fn frequencies_that_turn_by_no_angle_are_refused() {
-        let new = |scaling, divisors| Rope::new(&config(16, scaling), divisors).map(drop);
-        let mut divisors = [1.0; 8];
+        let new =
+            |scaling, divisors: &[f32]| Rope::new(&config(16, scaling), Some(divisors)).map(drop);
         for (scaling, wrong, refused) in [
             (RopeScaling::Linear(1e-300), 1.0, None),
             (RopeScaling::Linear(1e-307), 1.0, Some(0)),
@@ -145,8 +145,9 @@ mod tests {
             (RopeScaling::None, 0.0, Some(5)),
             (RopeScaling::None, f32::NAN, Some(5)),
         ] {
+            let mut divisors = [1.0; 8];
             divisors[5] = wrong;
-            match (new(scaling, Some(&divisors)), refused) {
+            match (new(scaling, &divisors), refused) {
                 (Ok(()), None) => {}
                 (Err(ModelError::RopeFrequency { pair, .. }), Some(refused)) => {
                     assert_eq!(pair, refused, "{scaling:?} {wrong}");
