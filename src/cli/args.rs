@@ -64,6 +64,8 @@ impl PageArgs {
     }
 }
 
+const NOTHING_EVICTED: &str = "at a ratio of 1, which evicts nothing";
+
 /// What eviction protects and how it chooses.
 #[derive(Args, Clone)]
 pub(super) struct PolicyArgs {
@@ -112,14 +114,33 @@ pub(super) enum AllocationArg {
 }
 
 impl PolicyArgs {
-    /// Refuses flags that do nothing under any of these scorers.
-    pub fn all_used(&self, given: &Given, scorers: &[ScorerKind]) -> Result<(), CliError> {
+    const ALL: [&str; 8] = [
+        "--sinks",
+        "--window",
+        "--floor",
+        "--cost",
+        "--queries",
+        "--kernel",
+        "--skip-newest",
+        "--allocation",
+    ];
+
+    /// Refuses flags that do nothing under any of these scorers, or at any of these ratios, if there
+    /// are some.
+    pub fn all_used(
+        &self,
+        given: &Given,
+        scorers: &[ScorerKind],
+        ratios: &[f64],
+    ) -> Result<(), CliError> {
+        let evicts = ratios.is_empty() || ratios.iter().any(|&ratio| ratio != 1.0);
         let attention = scorers.contains(&ScorerKind::KvCompress);
         let compete = scorers.iter().any(|&scorer| self.heads_compete(scorer));
         let protected = self.sinks.saturating_add(self.window);
         let floor = self.floor == 0 || self.floor > protected;
         let of_attention = ["--queries", "--kernel", "--skip-newest"];
         given.all_used(&[
+            (&Self::ALL, evicts, NOTHING_EVICTED),
             (&of_attention, attention, "without the policy kv-compress"),
             (&["--cost"], compete, "where every head keeps as much: it needs --allocation global"),
             (&["--floor"], floor, &format!("up to the {protected} slots of --sinks and --window")),
@@ -193,7 +214,7 @@ pub(super) fn at_most<const N: usize>(
 #[derive(Args)]
 pub(super) struct CompressArgs {
     /// Keep one page in this many of the uncompressed cache.
-    #[arg(long, value_name = "RATIO", conflicts_with = "keep_tokens")]
+    #[arg(long, value_name = "RATIO", conflicts_with = "keep_tokens", allow_hyphen_values = true)]
     pub compress: Option<f64>,
     /// Keep this many tokens per head on average.
     #[arg(long, value_name = "TOKENS")]
@@ -238,8 +259,11 @@ impl CompressArgs {
     /// The plan, if compression is asked for.
     pub fn plan(&self, given: &Given) -> Result<Option<CompressionPlan>, CliError> {
         let asked = self.compress.is_some() || self.keep_tokens.is_some();
-        given.all_used(&[(&Self::HOW, asked, "without --compress or --keep-tokens")])?;
-        self.protect.all_used(given, &[self.policy])?;
+        given.all_used(&[
+            (&Self::HOW, asked, "without --compress or --keep-tokens"),
+            (&Self::HOW, self.compress != Some(1.0), NOTHING_EVICTED),
+        ])?;
+        self.protect.all_used(given, &[self.policy], self.compress.as_slice())?;
         let budget = match (self.compress, self.keep_tokens) {
             (Some(ratio), _) => Budget::Ratio(ratio),
             (None, Some(tokens)) => Budget::TokensPerHead(tokens),

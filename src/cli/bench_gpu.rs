@@ -11,6 +11,7 @@ use super::{
     given::Given,
     output::Results,
     progress::{bar, fetching},
+    setup::artifact_inputs,
 };
 use crate::{
     cuda::{
@@ -19,7 +20,7 @@ use crate::{
         nvrtc::Nvrtc,
     },
     device::Kernels,
-    fetch::CacheDir,
+    fetch::{CacheDir, NVRTC},
     format::PageFormat,
     measure::bench::{BenchEvent, BenchPlan, BenchScope, bench},
 };
@@ -31,10 +32,10 @@ pub(super) struct BenchGpu {
     #[arg(long, default_value_t = 0)]
     device: usize,
     /// Slots of a head, comma-separated.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     lengths: Vec<usize>,
     /// Sequences decoded at once, comma-separated.
-    #[arg(long, value_delimiter = ',')]
+    #[arg(long, value_delimiter = ',', allow_hyphen_values = true)]
     batches: Vec<usize>,
     /// Page formats, separated by spaces: f32, f16, bf16, i8 or k=FORMAT,v=FORMAT; without it each
     /// of the four.
@@ -70,7 +71,8 @@ enum Only {
 
 impl BenchGpu {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
-        let results = Results::to(self.json.path(), None, &[])?;
+        let results =
+            Results::to(self.json.path(), None, &artifact_inputs("the compiler", &NVRTC)?)?;
         self.check_flags(given)?;
         let plan = self.plan();
         plan.check()?;

@@ -7,6 +7,7 @@ use super::{
     error::CliError,
     output::Results,
     progress::{fetching, spinner},
+    setup::artifact_inputs,
     table::table,
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
         nvrtc::Nvrtc,
     },
     device::Kernels,
-    fetch::CacheDir,
+    fetch::{CacheDir, NVRTC},
     format::PageFormat,
     measure::serving::{CurveConfig, ModelShape, ServingReport, curve},
 };
@@ -35,10 +36,15 @@ pub(super) struct BenchServing {
     #[arg(long, value_name = "LAYERS")]
     distinct_layers: Option<usize>,
     /// Compression rates, from 1 up.
-    #[arg(long, value_delimiter = ',', default_values_t = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_values_t = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0],
+        allow_hyphen_values = true
+    )]
     rates: Vec<f64>,
     /// KV memory, in GiB.
-    #[arg(long, value_name = "GIB", default_value_t = 24.0)]
+    #[arg(long, value_name = "GIB", default_value_t = 24.0, allow_hyphen_values = true)]
     kv_gib: f64,
     /// The most sequences at once.
     #[arg(long, value_name = "SEQUENCES", default_value_t = 256)]
@@ -67,7 +73,8 @@ pub(super) struct BenchServing {
 
 impl BenchServing {
     pub fn run(self) -> Result<(), CliError> {
-        let results = Results::to(self.json.path(), None, &[])?;
+        let results =
+            Results::to(self.json.path(), None, &artifact_inputs("the compiler", &NVRTC)?)?;
         let config = self.config()?;
         let context = Context::new(&Driver::open()?, 0)?;
         let nvrtc = fetching(Nvrtc::open_or_fetch)?;

@@ -49,7 +49,7 @@ pub(super) struct Demo {
     #[arg(long, default_value_t = 24)]
     generate: usize,
     /// Compression ratios.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16")]
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16", allow_hyphen_values = true)]
     ratios: Vec<f64>,
     /// Requests of the serving comparison.
     #[arg(long, default_value_t = 10)]
@@ -61,7 +61,7 @@ pub(super) struct Demo {
     #[arg(long, default_value_t = 48)]
     request_generate: usize,
     /// Compression of the serving comparison.
-    #[arg(long, default_value_t = 8.0)]
+    #[arg(long, default_value_t = 8.0, allow_hyphen_values = true)]
     serve_ratio: f64,
     /// Where the report page goes; `-` is standard output, and text goes to standard error.
     #[arg(long, value_name = "PATH", default_value = "headwise-demo.html")]
@@ -89,11 +89,9 @@ struct Outcome {
 impl Demo {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
         // What cannot be done should not cost minutes to find out.
-        let text = match &self.prompt_file {
-            Some(path) => Input::file("the text of --prompt-file", path),
-            None => Input::none("the text"),
-        };
-        let inputs = [self.model.input()?, text];
+        let mut inputs = self.model.inputs()?;
+        let text = self.prompt_file.iter();
+        inputs.extend(text.map(|path| Input::file("the text of --prompt-file", path)));
         let results = Results::to(self.json.path(), Some(&self.report), &inputs)?;
         self.check_flags(given)?;
         let text = match &self.prompt_file {
@@ -106,6 +104,9 @@ impl Demo {
         if tokens.is_empty() {
             return Err(EngineError::EmptyRequest.into());
         }
+        let following = tokens.len().saturating_sub(self.context.saturating_add(1));
+        let further = following.min(self.following).max(self.generate);
+        loaded.model.config().check_context(self.context.saturating_add(further))?;
         let comparison = self.prepare_serving(&loaded, &tokens)?;
         results.print(self.introduction(&loaded))?;
         let rates = self.compare_rates(&loaded, &tokens)?;
@@ -136,11 +137,12 @@ impl Demo {
         if self.ratios.is_empty() {
             return Err(CliError::Usage("--ratios needs at least one ratio".into()));
         }
-        for &ratio in self.ratios.iter().chain([&self.serve_ratio]) {
+        let ratios: Vec<f64> = self.ratios.iter().copied().chain([self.serve_ratio]).collect();
+        for &ratio in &ratios {
             self.compression(ratio)?;
         }
         self.pages.check()?;
-        self.protect.all_used(given, &[ScorerKind::KvCompress])
+        self.protect.all_used(given, &[ScorerKind::KvCompress], &ratios)
     }
 
     fn compression(&self, ratio: f64) -> Result<Compression, CliError> {

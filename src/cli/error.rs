@@ -66,6 +66,8 @@ pub(super) enum CliError {
     NotText { path: PathBuf, reason: String },
     #[error("cannot write to standard output: {0}")]
     Stdout(io::Error),
+    #[error("cannot write to standard error: {0}")]
+    Stderr(io::Error),
     #[error("{0}")]
     Usage(String),
 }

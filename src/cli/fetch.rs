@@ -4,12 +4,9 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use super::{
-    args::JsonArgs,
-    error::CliError,
-    output::{Input, Results},
-    progress::fetching,
+    args::JsonArgs, error::CliError, output::Results, progress::fetching, setup::artifact_inputs,
 };
-use crate::fetch::{Artifact, CacheDir, MODEL, NVRTC};
+use crate::fetch::{Artifact, MODEL, NVRTC};
 
 /// Fetch an artefact into the cache folder.
 #[derive(Args)]
@@ -36,7 +33,12 @@ struct Fetched {
 
 impl Fetch {
     pub fn run(self) -> Result<(), CliError> {
-        let results = Results::to(self.json.path(), None, &self.files()?)?;
+        let artifact: &Artifact<'_> = match self.artifact {
+            What::Model => &MODEL,
+            What::Nvrtc => &NVRTC,
+        };
+        let inputs = artifact_inputs("the artefact", artifact)?;
+        let results = Results::to(self.json.path(), None, &inputs)?;
         let path = match self.artifact {
             What::Model => fetching(crate::fetch::model)?,
             What::Nvrtc => fetching(crate::fetch::nvrtc)?,
@@ -44,16 +46,5 @@ impl Fetch {
         let path = path.display().to_string();
         results.print(format!("{path}\n"))?;
         results.write_json(&Fetched { path })
-    }
-
-    /// The artefact's files, which the result must not replace.
-    fn files(&self) -> Result<Vec<Input>, CliError> {
-        let artifact: &Artifact<'_> = match self.artifact {
-            What::Model => &MODEL,
-            What::Nvrtc => &NVRTC,
-        };
-        let cache = CacheDir::from_env()?;
-        let paths = artifact.members.iter().map(|member| artifact.member_path(&cache, member));
-        Ok(paths.map(|path| Input::fetched(&path)).collect())
     }
 }

@@ -10,7 +10,7 @@ use super::{
     error::CliError,
     given::Given,
     input::{read_stdin, read_text},
-    output::{Input, Results, note},
+    output::{Input, Results},
 };
 use crate::{
     cache::{Capacity, KvCache},
@@ -43,10 +43,10 @@ pub(super) struct Generate {
     #[arg(long, default_value_t = 128)]
     max_tokens: usize,
     /// Temperature; 0 takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true)]
     temperature: f32,
     /// The most likely tokens that hold this much of the probability.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_hyphen_values = true)]
     top_p: f32,
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
@@ -80,7 +80,9 @@ struct Generated {
 
 impl Generate {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
-        let results = Results::to(self.json.path(), None, &[self.model.input()?, self.input()])?;
+        let mut inputs = self.model.inputs()?;
+        inputs.push(self.input());
+        let results = Results::to(self.json.path(), None, &inputs)?;
         above_zero([("--max-tokens", self.max_tokens), ("--chunk", self.chunk)])?;
         above_zero([("--memory", self.memory.unwrap_or(1))])?;
         self.pages.check()?;
@@ -135,7 +137,7 @@ impl Generate {
         let seconds = start.elapsed().as_secs_f64();
         let stats = scheduler.stats();
         let page_bytes = scheduler.cache().layouts().of(0).page_bytes;
-        note(format!(
+        results.note(format!(
             "{prompt_tokens} prompt tokens, {} generated, {seconds:.1} s; peak KV {}, {} evicted\n",
             stats.generated_tokens,
             Bytes(stats.peak_pages * page_bytes),

@@ -10,11 +10,12 @@ use super::{
     error::CliError,
     output::Results,
     progress::{bar, fetching},
+    setup::artifact_inputs,
 };
 use crate::{
     cuda::{Arch, KernelCache, nvrtc::Nvrtc},
     device::kernels::MOST_HEAD_DIM,
-    fetch::CacheDir,
+    fetch::{CacheDir, NVRTC},
     format::PageFormat,
     measure::report::{ReportEvent, ReportShape, kernels_report},
 };
@@ -41,7 +42,8 @@ pub(super) struct Kernels {
 
 impl Kernels {
     pub fn run(self) -> Result<(), CliError> {
-        let results = Results::to(self.json.path(), None, &[])?;
+        let results =
+            Results::to(self.json.path(), None, &artifact_inputs("the compiler", &NVRTC)?)?;
         let shape = self.shape()?;
         let nvrtc = fetching(Nvrtc::open_or_fetch)?;
         let cache = KernelCache::within(&CacheDir::from_env()?);

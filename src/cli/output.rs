@@ -19,6 +19,8 @@ pub(super) struct Results {
 enum Sink {
     /// Standard output, which is then free of anything else.
     Stdout,
+    /// Standard error, which then has nothing else but an error that ends the command.
+    Stderr,
     Path(Destination),
 }
 
@@ -35,9 +37,9 @@ impl Input {
     }
 
     /// A file in the cache folder, which may be yet to come.
-    pub fn fetched(path: &Path) -> Self {
+    pub fn fetched(what: &'static str, path: &Path) -> Self {
         let found = Destination::at(path).ok().and_then(|there| there.identity().cloned());
-        Self { what: "the artefact", identity: Identity::of(path).or(found) }
+        Self { what, identity: Identity::of(path).or(found) }
     }
 
     /// No file.
@@ -74,8 +76,11 @@ impl Results {
             }
         }
         if let (Some(json), Some(report)) = (&json, &report) {
-            let both_stdout = matches!((json, report), (Sink::Stdout, Sink::Stdout));
-            if both_stdout || (json.identity().is_some() && json.identity() == report.identity()) {
+            let one_stream = matches!(
+                (json, report),
+                (Sink::Stdout, Sink::Stdout) | (Sink::Stderr, Sink::Stderr)
+            );
+            if one_stream || (json.identity().is_some() && json.identity() == report.identity()) {
                 let (json, report) = (json.name(), report.name());
                 let reason = format!("--json {json} and --report {report} are the same file");
                 return Err(CliError::Usage(reason));
@@ -87,12 +92,24 @@ impl Results {
     /// Prints text for people: to standard output, or to standard error where a result has that. A
     /// closed pipe is an error, not a panic.
     pub fn print(&self, text: impl AsRef<str>) -> Result<(), CliError> {
-        let taken = |sink: &Option<Sink>| matches!(sink, Some(Sink::Stdout));
-        if taken(&self.json) || taken(&self.report) {
-            note(text);
-            return Ok(());
+        match self.has(&Sink::Stdout) {
+            true => self.note(text),
+            false => to_stdout(text.as_ref().as_bytes())?,
         }
-        to_stdout(text.as_ref().as_bytes())
+        Ok(())
+    }
+
+    /// Prints beside the results, on standard error, unless a result has that.
+    pub fn note(&self, text: impl AsRef<str>) {
+        if !self.has(&Sink::Stderr) {
+            note(text);
+        }
+    }
+
+    /// Whether a result goes to this standard stream.
+    fn has(&self, stream: &Sink) -> bool {
+        let same = |sink: &&Sink| std::mem::discriminant(*sink) == std::mem::discriminant(stream);
+        self.json.iter().chain(&self.report).any(|sink| same(&sink))
     }
 
     /// Writes the result where `--json` says.
@@ -111,10 +128,14 @@ impl Results {
 
 impl Sink {
     fn at(path: &Path) -> Result<Self, CliError> {
-        // `/dev/stdout`, and the file that standard output was sent to.
-        let stdout = of_stream(io::stdout());
-        if path == Path::new("-") || (stdout.is_some() && Identity::of(path) == stdout) {
+        // `/dev/stdout` and `/dev/stderr`, and the files that they were sent to.
+        let found = Identity::of(path);
+        let leads_to = |stream: Option<Identity>| stream.is_some() && stream == found;
+        if path == Path::new("-") || leads_to(of_stream(io::stdout())) {
             return Ok(Self::Stdout);
+        }
+        if leads_to(of_stream(io::stderr())) {
+            return Ok(Self::Stderr);
         }
         Ok(Self::Path(Destination::at(path)?))
     }
@@ -122,6 +143,7 @@ impl Sink {
     fn identity(&self) -> Option<Identity> {
         match self {
             Self::Stdout => of_stream(io::stdout()),
+            Self::Stderr => of_stream(io::stderr()),
             Self::Path(destination) => destination.identity().cloned(),
         }
     }
@@ -129,6 +151,7 @@ impl Sink {
     fn name(&self) -> String {
         match self {
             Self::Stdout => "-".to_owned(),
+            Self::Stderr => "standard error".to_owned(),
             Self::Path(destination) => destination.path().display().to_string(),
         }
     }
@@ -136,6 +159,7 @@ impl Sink {
     fn write(&self, content: &[u8]) -> Result<(), CliError> {
         match self {
             Self::Stdout => to_stdout(content),
+            Self::Stderr => io::stderr().write_all(content).map_err(CliError::Stderr),
             Self::Path(destination) => Ok(destination.write(content)?),
         }
     }

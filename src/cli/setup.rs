@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::{args::ModelArgs, error::CliError, output::Input, progress};
 use crate::{
     engine::{GgufFile, Model, Tokenizer},
-    fetch::{CacheDir, MODEL},
+    fetch::{Artifact, CacheDir, MODEL},
 };
 
 /// A model with its tokenizer.
@@ -22,16 +22,26 @@ impl Loaded {
     }
 }
 
+/// An artefact's files in the cache folder, there or yet to come, which no result must replace.
+pub(super) fn artifact_inputs(
+    what: &'static str,
+    artifact: &Artifact<'_>,
+) -> Result<Vec<Input>, CliError> {
+    let cache = CacheDir::from_env()?;
+    let paths = artifact.members.iter().map(|member| artifact.member_path(&cache, member));
+    Ok(paths.map(|path| Input::fetched(what, &path)).collect())
+}
+
 impl ModelArgs {
-    /// The file that will be read, for the comparison with those that will be written.
-    pub fn input(&self) -> Result<Input, CliError> {
-        Ok(match &self.model {
-            Some(path) => Input::file("the model of --model", path),
-            None => {
-                let cached = MODEL.member_path(&CacheDir::from_env()?, &MODEL.members[0]);
-                Input::file("the default model", &cached)
+    /// The files that will be read, for the comparison with those that will be written.
+    pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
+        match &self.model {
+            Some(path) => {
+                let paths = GgufFile::paths_by_name(path);
+                Ok(paths.iter().map(|path| Input::file("the model of --model", path)).collect())
             }
-        })
+            None => artifact_inputs("the default model", &MODEL),
+        }
     }
 
     /// Loads the model, fetching the default one when it is missing.

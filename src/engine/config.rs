@@ -2,8 +2,9 @@
 
 use super::{
     architecture::{self, Facts},
-    error::ModelError,
+    error::{EngineError, ModelError},
     gguf::GgufFile,
+    tokenizer::tokens_in_use,
 };
 use crate::base::CacheShape;
 
@@ -65,13 +66,20 @@ impl LlamaConfig {
         let epsilon_key = "llama.attention.layer_norm_rms_epsilon";
         let rms_epsilon = required(epsilon_key, file.float(epsilon_key)?)?;
         let rope_base = file.float("llama.rope.freq_base")?.unwrap_or(10_000.0);
-        for (key, value) in [(epsilon_key, rms_epsilon), ("llama.rope.freq_base", rope_base)] {
-            if value <= 0.0 {
-                return Err(ModelError::BadValue {
-                    key: key.into(),
-                    expected: "a number above zero",
-                    found: value.to_string(),
-                });
+        // Held against its range as the forward pass has it.
+        let (epsilon, base) = (rms_epsilon as f32, rope_base);
+        for (key, fine, expected, found) in [
+            (
+                epsilon_key,
+                epsilon > 0.0 && epsilon.is_finite(),
+                "a number above zero in f32",
+                rms_epsilon,
+            ),
+            ("llama.rope.freq_base", base > 0.0, "a number above zero", rope_base),
+        ] {
+            if !fine {
+                let found = found.to_string();
+                return Err(ModelError::BadValue { key: key.into(), expected, found });
             }
         }
         let context = positive(file, "llama.context_length")?;
@@ -87,8 +95,17 @@ impl LlamaConfig {
             rope_dims,
             rope_base,
             rope_scaling: rope_scaling(file)?,
-            rms_epsilon: rms_epsilon as f32,
+            rms_epsilon: epsilon,
         })
+    }
+
+    /// Refuses more positions than the model was trained for.
+    pub(crate) fn check_context(&self, needed: usize) -> Result<(), EngineError> {
+        let context = self.context;
+        if needed > context {
+            return Err(EngineError::ContextExceeded { needed, context });
+        }
+        Ok(())
     }
 }
 
@@ -133,8 +150,8 @@ fn positive(file: &GgufFile, key: &str) -> Result<usize, ModelError> {
 }
 
 /// Tokens, and rows of the embedding. Older files state no vocabulary size: then the embedding's own
-/// row count holds. The embedding may have rows to spare, but none too few: the tokenizer would name
-/// tokens that the model does not have.
+/// row count holds. The embedding may have rows to spare, with tokens of the type "unused" at the end of
+/// the list or without; but none too few: the tokenizer would name tokens that the model does not have.
 fn vocab(file: &GgufFile) -> Result<(usize, usize), ModelError> {
     let key = "llama.vocab_size";
     let rows = match (file.count(key)?, file.tensor_shape("token_embd.weight")) {
@@ -151,7 +168,14 @@ fn vocab(file: &GgufFile) -> Result<(usize, usize), ModelError> {
             found: "a list of 0".into(),
         }),
         Some(tokens) if tokens > rows => Err(ModelError::Vocabulary { tokens, vocab: rows }),
-        Some(tokens) => Ok((tokens, rows)),
+        Some(tokens) => match tokens_in_use(file, tokens)? {
+            0 => Err(ModelError::BadValue {
+                key: key.into(),
+                expected: "a list of tokens",
+                found: format!("a list of {tokens}, all of them unused"),
+            }),
+            used => Ok((used, rows)),
+        },
     }
 }
 

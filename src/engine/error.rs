@@ -138,6 +138,17 @@ pub enum ModelError {
     /// RoPE with a scaling that is not implemented.
     #[error("RoPE scaling {0:?} is not supported, only none and linear are")]
     RopeScaling(String),
+    /// RoPE's base, its scaling and its divisors together turn positions by no finite angle.
+    #[error(
+        "RoPE turns pair {pair} by {frequency} radians a position: base, scaling factor and divisors \
+         give no finite angles"
+    )]
+    RopeFrequency {
+        /// Which pair of channels.
+        pair: usize,
+        /// Radians per position.
+        frequency: f64,
+    },
     /// A metadata key of the architecture that changes its mathematics in a way that is not
     /// implemented.
     #[error("metadata key {key} is {found}, which is not supported, only {supported} is")]

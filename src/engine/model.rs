@@ -60,7 +60,7 @@ impl Model {
     ) -> Result<Self, ModelError> {
         let config = LlamaConfig::read(file)?;
         let weights = Weights::load(file, &config, progress)?;
-        let rope = Rope::new(&config, weights.rope_divisors.as_deref());
+        let rope = Rope::new(&config, weights.rope_divisors.as_deref())?;
         Ok(Self { config, weights, rope })
     }
 

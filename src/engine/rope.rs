@@ -5,7 +5,10 @@
 
 use rayon::prelude::*;
 
-use super::config::{LlamaConfig, RopeScaling};
+use super::{
+    config::{LlamaConfig, RopeScaling},
+    error::ModelError,
+};
 
 /// The frequencies of a model's RoPE.
 #[derive(Debug)]
@@ -20,19 +23,26 @@ pub(super) type Turn = [(f32, f32)];
 
 impl Rope {
     /// `divisors` (one per pair) are the frequency factors of the file, where it has some.
-    pub fn new(config: &LlamaConfig, divisors: Option<&[f32]>) -> Self {
+    ///
+    /// # Errors
+    /// A frequency by which a position within the context is turned by no finite angle.
+    pub fn new(config: &LlamaConfig, divisors: Option<&[f32]>) -> Result<Self, ModelError> {
         let stretch = match config.rope_scaling {
             RopeScaling::None => 1.0,
             RopeScaling::Linear(factor) => factor,
         };
-        let frequencies = (0..config.rope_dims / 2)
+        let frequencies: Vec<f64> = (0..config.rope_dims / 2)
             .map(|pair| {
                 let exponent = -2.0 * pair as f64 / config.rope_dims as f64;
                 let divisor = divisors.map_or(1.0, |divisors| f64::from(divisors[pair]));
                 config.rope_base.powf(exponent) / divisor / stretch
             })
             .collect();
-        Self { head_dim: config.cache.head_dim(), frequencies }
+        let finite = |frequency: f64| (frequency * config.context as f64).is_finite();
+        if let Some(pair) = frequencies.iter().position(|&frequency| !finite(frequency)) {
+            return Err(ModelError::RopeFrequency { pair, frequency: frequencies[pair] });
+        }
+        Ok(Self { head_dim: config.cache.head_dim(), frequencies })
     }
 
     /// Pairs of one head that turn.
@@ -94,7 +104,7 @@ mod tests {
 
     #[test]
     fn turns_interleaved_pairs_and_keeps_the_rest() {
-        let rope = Rope::new(&config(8, RopeScaling::None), None);
+        let rope = Rope::new(&config(8, RopeScaling::None), None).unwrap();
         let x: Vec<f32> = (0..16).map(|i| i as f32 + 1.0).collect();
         let mut out = vec![f32::NAN; 16];
         rope.turn(&rope.turns(&[3]), &x, &mut out);
@@ -113,7 +123,7 @@ mod tests {
         let x: Vec<f32> = (0..16).map(|i| i as f32 - 7.5).collect();
         let (mut plain, mut scaled, mut divided) = (vec![0.0; 16], vec![0.0; 16], vec![0.0; 16]);
         let turn = |scaling, divisors, position, out: &mut [f32]| {
-            let rope = Rope::new(&config(16, scaling), divisors);
+            let rope = Rope::new(&config(16, scaling), divisors).unwrap();
             rope.turn(&rope.turns(&[position]), &x, out);
         };
         turn(RopeScaling::None, None, 5, &mut plain);
@@ -121,5 +131,29 @@ mod tests {
         turn(RopeScaling::None, Some(&[2.0; 8]), 10, &mut divided);
         assert_eq!(plain, scaled);
         assert_eq!(plain, divided);
+    }
+
+    #[test]
+    fn frequencies_that_turn_by_no_angle_are_refused() {
+        let new =
+            |scaling, divisors: &[f32]| Rope::new(&config(16, scaling), Some(divisors)).map(drop);
+        for (scaling, wrong, refused) in [
+            (RopeScaling::Linear(1e-300), 1.0, None),
+            (RopeScaling::Linear(1e-307), 1.0, Some(0)),
+            (RopeScaling::Linear(f64::MIN_POSITIVE / 1e10), 1.0, Some(0)),
+            (RopeScaling::None, f32::MIN_POSITIVE, None),
+            (RopeScaling::None, 0.0, Some(5)),
+            (RopeScaling::None, f32::NAN, Some(5)),
+        ] {
+            let mut divisors = [1.0; 8];
+            divisors[5] = wrong;
+            match (new(scaling, &divisors), refused) {
+                (Ok(()), None) => {}
+                (Err(ModelError::RopeFrequency { pair, .. }), Some(refused)) => {
+                    assert_eq!(pair, refused, "{scaling:?} {wrong}");
+                }
+                (found, _) => panic!("{scaling:?} {wrong}: {found:?}"),
+            }
+        }
     }
 }

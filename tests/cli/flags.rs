@@ -44,6 +44,9 @@ fn flags_of_generate_that_do_nothing() {
                  --floor 64 --cost max --queries 32 --kernel 5 --skip-newest 0 --allocation global",
                 FINE,
             ),
+            ("--compress 1", FINE),
+            ("--compress 1 --sinks 8 --every 4", "has no effect at a ratio of 1, which evicts"),
+            ("--compress 1.0 --policy keydiff", "--policy has no effect at a ratio of 1"),
             ("--compress 4 --keep-tokens 50", "cannot be used with '--keep-tokens <TOKENS>'"),
             ("--prompt-file text.txt", "cannot be used with '--prompt-file <PATH>'"),
         ],
@@ -79,6 +82,8 @@ fn flags_of_the_other_commands_that_do_nothing() {
             ("--policies keydiff,random --kernel 5", "--kernel has no effect without the policy"),
             ("--policies keydiff,random --cost max", "--cost has no effect where every head"),
             ("--policies keydiff,kv-compress --kernel 5 --cost max", FINE),
+            ("--ratios 1,1 --window 8", "--window has no effect at a ratio of 1, which evicts"),
+            ("--ratios 1,2 --window 8", FINE),
             ("--floor 20", "--floor has no effect up to the 36 slots"),
         ],
     );
@@ -87,6 +92,8 @@ fn flags_of_the_other_commands_that_do_nothing() {
         &[
             ("", FINE),
             ("--kernel 5 --cost max --floor 64", FINE),
+            ("--ratios 1 --sinks 8", FINE),
+            ("--ratios 1 --serve-ratio 1 --sinks 8", "--sinks has no effect at a ratio of 1"),
             ("--allocation per-head --cost max", "--cost has no effect where every head"),
             ("--floor 20", "--floor has no effect up to the 36 slots"),
         ],
@@ -116,6 +123,7 @@ fn flags_of_the_device_commands_that_do_nothing() {
             ("--lengths 1024,99999999999", "--lengths 99999999999 is more than 16777216"),
             ("--batches 99999999999", "--batches 99999999999 is more than 65536"),
             ("--group 99999999999", "--group 99999999999 is more than 1024"),
+            ("--lengths -1,2", "invalid value '-1' for '--lengths <LENGTHS>'"),
             ("--device -1", "invalid value '-1' for '--device <DEVICE>'"),
         ],
     );
@@ -128,6 +136,8 @@ fn flags_of_the_device_commands_that_do_nothing() {
             ("--kv-gib nan", "--kv-gib NaN is no size of memory"),
             ("--kv-gib inf", "--kv-gib inf is no size of memory"),
             ("--kv-gib -1", "--kv-gib -1 is no size of memory"),
+            ("--kv-gib -inf", "--kv-gib -inf is no size of memory"),
+            ("--rates -1,2", "a compression rate of -1 is not from 1 up"),
             ("--rates nan", "a compression rate of NaN is not from 1 up"),
         ],
     );
@@ -158,6 +168,7 @@ fn ranges_are_checked_before_the_model_is_looked_for() {
         &[
             ("--temperature nan", "temperature NaN is not a number above zero"),
             ("--temperature inf", "temperature inf is not a number above zero"),
+            ("--temperature -inf", "temperature -inf is not a number above zero"),
             ("--temperature -0.5", "temperature -0.5 is not a number above zero"),
             ("--temperature 1 --top-p 0", "top-p 0 is not above zero and at most one"),
             ("--temperature 1 --top-p -1", "top-p -1 is not above zero and at most one"),
@@ -167,6 +178,7 @@ fn ranges_are_checked_before_the_model_is_looked_for() {
             ("--block-tokens 65537", "--block-tokens 65537 is more than 65536"),
             ("--compress 0.5", "compression ratio of 0.5"),
             ("--compress -2", "compression ratio of -2"),
+            ("--compress -inf", "compression ratio of -inf"),
             ("--compress inf", "compression ratio of inf"),
             ("--keep-tokens 0", "no page"),
             ("--keep-tokens 20", "under the 36 that every head keeps"),
@@ -185,6 +197,7 @@ fn ranges_are_checked_before_the_model_is_looked_for() {
         demo,
         &[
             ("--ratios 2,-1", "compression ratio of -1"),
+            ("--ratios -1,2", "compression ratio of -1"),
             ("--serve-ratio inf", "compression ratio of inf"),
             ("--generate -1", "invalid value '-1' for '--generate <GENERATE>'"),
         ],

@@ -143,10 +143,67 @@ fn the_artefacts_in_the_cache_are_never_overwritten() {
         bench.refuses_command(&mut command, what);
     };
     refuses(&["fetch", "model"], "would overwrite the artefact");
+    // Also what is yet to be fetched.
+    refuses(&["generate", "--prompt", "the"], "would overwrite the default model");
     fs::write(&model, "a model").unwrap();
     refuses(&["fetch", "model"], "would overwrite the artefact");
     refuses(&["generate", "--prompt", "the"], "would overwrite the default model");
     assert_eq!(fs::read(&model).unwrap(), b"a model");
+}
+
+#[cfg(feature = "measure")]
+#[test]
+fn the_compiler_in_the_cache_is_never_overwritten() {
+    use headwise::fetch::{CacheDir, NVRTC};
+
+    let bench = bench();
+    let cache = CacheDir::new(bench.path("cache"));
+    fs::create_dir_all(NVRTC.folder(&cache)).unwrap();
+    for member in NVRTC.members {
+        let library = NVRTC.member_path(&cache, member);
+        for command in ["kernels", "bench-gpu", "bench-serving"] {
+            let mut command = bench.command(&[command, "--json", library.to_str().unwrap()]);
+            command.env("HEADWISE_CACHE", cache.path()).env("PATH", "");
+            bench.refuses_command(&mut command, "would overwrite the compiler");
+        }
+        assert!(!library.exists());
+    }
+}
+
+/// The other parts of a split model are read too, whichever is named.
+#[test]
+fn no_part_of_a_model_is_overwritten() {
+    let bench = bench();
+    let names = ["big-00001-of-00003.gguf", "big-00002-of-00003.gguf", "big-00003-of-00003.gguf"];
+    for name in names {
+        fs::write(bench.path(name), name).unwrap();
+    }
+    for output in names {
+        let what = format!("--json {output} would overwrite the model of --model");
+        let generate = ["generate", "--model", names[0], "--prompt", "the", "--json", output];
+        bench.refuses(&generate, &what);
+        assert_eq!(fs::read(bench.path(output)).unwrap(), output.as_bytes());
+    }
+}
+
+/// A result on standard error has it for itself, and the text goes to standard output.
+#[test]
+fn standard_error_may_be_the_result() {
+    let bench = bench();
+    symlink("/proc/self/fd/2", bench.path("stderr")).unwrap();
+    let names = if cfg!(target_os = "linux") { &["stderr", "log"][..] } else { &["log"] };
+    for name in names {
+        let file = fs::File::create(bench.path("log")).unwrap();
+        let mut command = bench.command(&[&GENERATE[..], &["--json", name]].concat());
+        let output = command.stderr(file.try_clone().unwrap()).output().unwrap();
+        assert!(output.status.success());
+        let result = json(&bench.path("log"));
+        let text = format!("{}\n", result["text"].as_str().unwrap());
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+        // It was written into, not put in its place.
+        assert_eq!(file.metadata().unwrap().len(), fs::metadata(bench.path("log")).unwrap().len());
+        assert!(fs::symlink_metadata(bench.path("stderr")).unwrap().is_symlink());
+    }
 }
 
 #[test]
@@ -202,6 +259,7 @@ fn a_fetch_that_is_interrupted_leaves_nothing_or_what_the_next_one_removes() {
             entries.map(|entry| entry.path().join("half.whl.part")).any(|path| path.exists())
         };
         while !begun() {
+            assert_eq!(fetch.try_wait().unwrap(), None, "ended before it was interrupted");
             std::thread::sleep(Duration::from_millis(10));
         }
         let id = fetch.id().to_string();

@@ -91,6 +91,7 @@ fn counts_that_leave_nothing_to_do_and_counts_without_end() {
     let continuation = "eval continuation --text text.txt";
     let demo = "demo --prompt-file text.txt";
     let demo_rates = "demo --prompt-file text.txt --request-tokens 64 --request-generate 8";
+    let demo_serving = "demo --prompt-file text.txt --context 64 --following 8";
     for (command, flags) in [
         (perplexity, &["--windows", "--context", "--chunk"][..]),
         (continuation, &["--windows", "--context", "--following", "--chunk"]),
@@ -109,12 +110,43 @@ fn counts_that_leave_nothing_to_do_and_counts_without_end() {
         (perplexity, "--context"),
         (continuation, "--context"),
         (continuation, "--following"),
-        (demo_rates, "--context"),
-        (demo, "--request-tokens"),
+        (demo_serving, "--request-tokens"),
     ] {
         refuses(command, flag, &most, &short);
     }
-    refuses(demo, "--request-generate", &most, "more than the model's context of 512");
+    refuses(demo_rates, "--context", &most, "more than the model's context of 512");
+    refuses(demo_serving, "--request-generate", &most, "more than the model's context of 512");
+}
+
+/// Before anything is prefilled, and with what was asked for.
+#[test]
+fn more_positions_than_the_model_has_are_refused_at_once() {
+    let bench = Bench::new();
+    fs::write(bench.path("long.txt"), "the heat in there ".repeat(400)).unwrap();
+    let refuses = |command: &str, needed: usize| {
+        let mut arguments: Vec<&str> = command.split(' ').collect();
+        arguments.extend(["--model", "tiny.gguf"]);
+        let what = format!("{needed} positions are more than the model's context of 512");
+        bench.refuses(&arguments, &what);
+    };
+    refuses("eval perplexity --text long.txt --context 513", 513);
+    refuses("eval continuation --text long.txt --context 500 --following 13", 513);
+    let demo = "demo --prompt-file long.txt --request-tokens 64 --request-generate 8";
+    refuses(&format!("{demo} --context 500 --following 13 --generate 1"), 513);
+    refuses(&format!("{demo} --context 256 --following 1 --generate 4000"), 4256);
+    refuses(&format!("{demo} --context 256 --following 1 --generate {}", usize::MAX), usize::MAX);
+    assert!(!bench.path("headwise-demo.html").exists());
+}
+
+/// What is generated may be longer than what follows.
+#[test]
+fn the_demo_has_room_for_what_it_generates() {
+    let bench = Bench::new();
+    let demo = ["demo", "--model", "tiny.gguf", "--prompt-file", "text.txt", "--context", "64"];
+    let brief = ["--requests", "1", "--request-tokens", "32", "--request-generate", "2"];
+    let long = ["--following", "1", "--generate", "200", "--ratios", "1", "--json", "out.json"];
+    bench.succeeds(&[&demo[..], &brief, &long].concat());
+    assert_eq!(super::bench::json(&bench.path("out.json"))["rates"]["following_tokens"], 1);
 }
 
 #[test]
@@ -138,8 +170,10 @@ fn what_the_demo_cannot_do_leaves_the_last_report_alone() {
     fs::write(bench.path("text.txt"), "the heat in there ".repeat(40)).unwrap();
     let text = ["demo", "--model", "tiny.gguf", "--prompt-file", "text.txt"];
     let text = [&text[..], &["--request-tokens", "64", "--request-generate", "8"]].concat();
-    bench.refuses(&[&text[..], &["--serve-ratio", "100"]].concat(), "ratio of 100 is out of reach");
-    bench.refuses(&text, "tokens, 2050 are needed");
+    let impossible = ["--context", "64", "--following", "8", "--serve-ratio", "100"];
+    bench.refuses(&[&text[..], &impossible].concat(), "ratio of 100 is out of reach");
+    bench.refuses(&text, "positions are more than the model's context of 512");
+    bench.refuses(&[&text[..], &["--context", "480", "--generate", "1"]].concat(), "are needed");
     assert_eq!(fs::read(bench.path("headwise-demo.html")).unwrap(), b"the last report");
 }
 

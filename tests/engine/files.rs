@@ -192,6 +192,11 @@ fn values_that_make_no_model() {
         ("llama.rope.dimension_count", Value::U32(18)),
         ("llama.rope.freq_base", Value::F32(0.0)),
         ("llama.attention.layer_norm_rms_epsilon", Value::F32(f32::NAN)),
+        // In range as they stand, and not as the forward pass has them.
+        ("llama.attention.layer_norm_rms_epsilon", Value::F64(1e-60)),
+        ("llama.attention.layer_norm_rms_epsilon", Value::F64(1e300)),
+        // More than positions are counted to.
+        ("llama.context_length", Value::U64(1 << 32)),
     ] {
         let error = bench.changed(|parts| set(parts, key, value)).unwrap_err();
         assert!(matches!(&error, ModelError::BadValue { key: bad, .. } if bad == key), "{error:?}");
@@ -207,6 +212,15 @@ fn values_that_make_no_model() {
         "metadata key llama.embedding_length is 64, with 6 heads, expected a multiple of \
          llama.attention.head_count"
     );
+}
+
+#[test]
+fn frequencies_without_end_are_refused() {
+    let bench = Bench::new();
+    for key in ["llama.rope.scaling.factor", "llama.rope.scale_linear"] {
+        let error = bench.changed(|parts| set(parts, key, Value::F64(1e-320))).unwrap_err();
+        assert!(matches!(error, ModelError::RopeFrequency { pair: 0, .. }), "{key}: {error:?}");
+    }
 }
 
 #[test]

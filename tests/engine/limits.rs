@@ -140,6 +140,71 @@ fn a_request_that_grows_into_pages_of_others_waits_for_them() {
     assert_eq!(tokens, alone[0].tokens);
 }
 
+/// A fork of all that runs needs no page of its own, but keeps those that it shares from being appended
+/// to in place.
+#[test]
+fn a_request_whose_pages_others_share_waits_for_them() {
+    let (_folder, model) = tiny();
+    let whole = request(0, 250, 5);
+    let (alone, _) =
+        run(&model, Capacity::Tokens(256), ServeOptions::default(), std::slice::from_ref(&whole));
+    let mut scheduler =
+        Scheduler::new(&model, cache(&model, Capacity::Tokens(256)), ServeOptions::default())
+            .unwrap();
+    scheduler.submit(whole).unwrap();
+    scheduler.step().unwrap();
+    let outside = scheduler.cache().fork(scheduler.sequences().next().unwrap()).unwrap();
+    for _ in 0..2 {
+        let error = scheduler.step().unwrap_err();
+        assert!(
+            matches!(error, EngineError::Stalled { needed: 64, free: 0, others: 64, .. }),
+            "{error}"
+        );
+        scheduler.cache().audit([&outside]).unwrap();
+    }
+    drop(outside);
+    let mut done = Vec::new();
+    scheduler.run(|progress| done.extend(progress.completed.iter().cloned())).unwrap();
+    assert!(matches!(done[0].finish, Finish::Length), "{:?}", done[0].finish);
+    assert_eq!((done[0].preemptions, &done[0].tokens), (1, &alone[0].tokens));
+}
+
+/// Evicting from shared pages takes copies; where there is no room for them, it is put off.
+#[test]
+fn an_eviction_that_finds_no_room_for_copies_ends_no_request() {
+    let (_folder, model) = tiny();
+    for between_chunks in [false, true] {
+        let plan = CompressionPlan { between_chunks, ..compression(Budget::Ratio(1.5)) };
+        let options =
+            ServeOptions { chunk: 64, compression: Some(plan), ..ServeOptions::default() };
+        for (prompt, answer) in [(256, 1), (250, 7), (190, 40)] {
+            for forked_after in 1..4 {
+                let cache = cache(&model, Capacity::Tokens(256));
+                let mut scheduler = Scheduler::new(&model, cache, options.clone()).unwrap();
+                scheduler.submit(request(0, prompt, answer)).unwrap();
+                let mut outside = Vec::new();
+                let mut done = Vec::new();
+                for step in 1.. {
+                    match scheduler.step() {
+                        Ok(progress) => done.extend(progress.completed),
+                        Err(EngineError::Stalled { .. }) => outside.clear(),
+                        Err(error) => panic!("{error}"),
+                    }
+                    if scheduler.is_idle() {
+                        break;
+                    }
+                    if step <= forked_after {
+                        let first = scheduler.sequences().next();
+                        outside.extend(first.map(|first| scheduler.cache().fork(first).unwrap()));
+                    }
+                    scheduler.cache().audit(scheduler.sequences().chain(&outside)).unwrap();
+                }
+                assert!(matches!(done[0].finish, Finish::Length), "{:?}", done[0].finish);
+            }
+        }
+    }
+}
+
 #[test]
 fn numbers_outside_their_range_are_refused_where_they_enter() {
     let (_folder, model) = tiny();
@@ -302,14 +367,15 @@ proptest! {
         let mut scheduler =
             Scheduler::new(&model, cache(&model, Capacity::Tokens(128)), options).unwrap();
         let mut outside = Vec::new();
-        let (mut submitted, mut ended) = (Vec::new(), 0);
+        let (mut submitted, mut fitting) = (Vec::new(), Vec::new());
+        let mut completed = Vec::new();
         let mut step = |scheduler: &mut Scheduler<'_>, outside: &[KvSequence]| {
             let (before, idle) = (scheduler.stats(), scheduler.is_idle());
             let stalled = match scheduler.step() {
                 Ok(progress) => {
                     let ran = scheduler.stats().steps > before.steps;
                     assert!(ran || idle || !progress.completed.is_empty());
-                    ended += progress.completed.len();
+                    completed.extend(progress.completed);
                     false
                 }
                 Err(EngineError::Stalled { needed, free, others, .. }) => {
@@ -325,8 +391,11 @@ proptest! {
         for event in events {
             match event {
                 Event::Submit(prompt, answer) => {
-                    let id = scheduler.submit(request(prompt, prompt, answer));
-                    submitted.extend(id.ok());
+                    let request = request(prompt, prompt, answer);
+                    let fits = request.positions() <= 128;
+                    let id = scheduler.submit(request).ok();
+                    submitted.extend(id);
+                    fitting.extend(id.filter(|_| fits));
                 }
                 Event::Step => {
                     step(&mut scheduler, &outside);
@@ -347,7 +416,11 @@ proptest! {
         while !scheduler.is_idle() {
             prop_assert!(!step(&mut scheduler, &outside));
         }
-        prop_assert_eq!(ended + cancelled, submitted.len());
+        prop_assert_eq!(completed.len() + cancelled, submitted.len());
+        // Others may have kept them waiting, but what fits into the pool is served.
+        for done in completed.iter().filter(|done| fitting.contains(&done.id)) {
+            prop_assert!(matches!(done.finish, Finish::Length), "{:?}", done.finish);
+        }
         let stats = scheduler.cache().stats();
         prop_assert_eq!(stats.free, stats.total);
     }

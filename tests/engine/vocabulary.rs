@@ -144,6 +144,53 @@ fn rows_without_a_token_are_never_drawn() {
     }
 }
 
+/// llama.cpp's converter pads the list of tokens to the rows of the embedding.
+#[test]
+fn unused_tokens_at_the_end_of_the_list_are_padding() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("padded.gguf");
+    TinyLlama::default().write_with(&path, |parts| {
+        // One in the middle keeps its place.
+        for id in [270].into_iter().chain(290..300) {
+            rename(parts, id, &format!("[PAD{id}]"), 5);
+        }
+    });
+    let file = GgufFile::open(&path).unwrap();
+    let (model, tokenizer) = (Model::load(&file).unwrap(), Tokenizer::from_gguf(&file).unwrap());
+    assert_eq!((model.config().vocab, model.config().embedding_rows), (290, 300));
+    assert_eq!(tokenizer.vocab(), 290);
+    assert!(tokenizer.token_bytes(289).is_ok() && tokenizer.token_bytes(290).is_err());
+    let mut cache = ContiguousKv::new(model.shape());
+    let sequence = cache.add_sequence();
+    cache.begin_step(&[(sequence, 1)]).unwrap();
+    let span = Span { tokens: &[289], position: 0, logits: Logits::Last };
+    let rows = model.forward(&[span], &mut cache).unwrap();
+    assert_eq!(rows.last_of(0).unwrap().len(), 290);
+    // A list of nothing else is no vocabulary.
+    TinyLlama::default().write_with(&path, |parts| {
+        (0..300).for_each(|id| rename(parts, id, &format!("[PAD{id}]"), 5));
+    });
+    let error = Model::open(&path).unwrap_err().to_string();
+    assert!(error.contains("a list of 300, all of them unused"), "{error}");
+}
+
+#[test]
+fn a_vocabulary_that_ends_every_text_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tiny.gguf");
+    for (adds, refused) in [(false, None), (true, Some("tokenizer.ggml.add_eos_token is true"))] {
+        TinyLlama::default().write_with(&path, |parts| {
+            set(parts, "tokenizer.ggml.add_eos_token", Value::Bool(adds));
+        });
+        let built = Tokenizer::from_gguf(&GgufFile::open(&path).unwrap());
+        match (built, refused) {
+            (Ok(_), None) => {}
+            (Err(error), Some(what)) => assert!(error.to_string().contains(what), "{error}"),
+            (built, _) => panic!("{adds}: {built:?}"),
+        }
+    }
+}
+
 #[test]
 fn what_a_user_writes_is_text() {
     let tokenizer = changed(|parts| rename(parts, 270, "<user defined>", 4));

@@ -224,3 +224,59 @@ fn serving_table(serving: &Serving) -> Table {
     );
     Table { title, columns: header, rows: rows.to_vec() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::rates::Rate, *};
+    use crate::{
+        base::CacheShape,
+        cache::{CacheConfig, KvCache},
+        engine::eval::Quality,
+        report::{MemoryReport, html::tests::assert_fits_1200_pixels},
+    };
+
+    /// A rate with the longest cells that a run has shown.
+    fn widest() -> Rates {
+        let bytes = |units: f64, unit: u32| (units * f64::from(unit)) as usize;
+        let shape = CacheShape::new(1, 1, 1, 16).unwrap();
+        let cache = KvCache::new(&CacheConfig::new(shape, 16)).unwrap();
+        let mut memory = MemoryReport::of(&cache, [&cache.sequence()]).unwrap();
+        memory.total.held_bytes = bytes(45.02, 1 << 20);
+        memory.total.used_bytes = bytes(44.97, 1 << 20);
+        memory.compression.physical = Some(16.0);
+        memory.compression.theoretical = Some(16.02);
+        memory.compression.ratio = Some(0.998);
+        memory.sequences[0].metadata.total = bytes(796.24, 1 << 10);
+        let row = Rate {
+            ratio: 16.0,
+            quality: Quality { kl: 0.1234, top1: 1.0, ..Quality::default() },
+            perplexity: 19.021,
+            perplexity_change: 0.1234,
+            pages_freed: 10_800,
+            decode_tokens_per_second: 103.4,
+            text: String::new(),
+            memory,
+            slots: Vec::new(),
+        };
+        Rates {
+            context_tokens: 2048,
+            following_tokens: 128,
+            prefill_tokens_per_second: 1.0,
+            rows: vec![row],
+        }
+    }
+
+    #[test]
+    fn the_widest_table_fits_a_page_of_1200_pixels_and_every_other() {
+        let table = rate_table(&widest());
+        let longest = [
+            "16x", "45.0 MiB", "45.0 MiB", "16.00x", "16.02x", "0.998", "10800", "796 KiB",
+            "103.4", "19.021", "+12.34%", "0.1234", "100.0%",
+        ];
+        assert_eq!(table.rows, [longest]);
+        assert_eq!(table.columns.len(), longest.len());
+        assert_fits_1200_pixels(&table);
+        let html = Page::new("page").table(table).to_html();
+        assert!(html.contains("<td class=\"n\" data-name=\"held\">45.0 MiB</td>"), "{html}");
+    }
+}

@@ -40,7 +40,8 @@ pub(super) struct Rate {
 
 impl Demo {
     pub(super) fn compare_rates(&self, loaded: &Loaded, tokens: &[u32]) -> Result<Rates, CliError> {
-        let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
+        let longest = self.context.saturating_add(self.generate);
+        let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(longest));
         let context = self.context.saturating_add(1);
         let span = context.saturating_add(self.following);
         let tokens = &tokens[..tokens.len().min(span)];

@@ -40,7 +40,7 @@ pub(super) struct Continuation {
     #[arg(long, default_value_t = 256)]
     following: usize,
     /// Compression ratios.
-    #[arg(long, value_delimiter = ',', default_value = "2,4,8,16")]
+    #[arg(long, value_delimiter = ',', default_value = "2,4,8,16", allow_hyphen_values = true)]
     ratios: Vec<f64>,
     /// Which slots matter.
     #[arg(
@@ -93,7 +93,8 @@ struct Row {
 
 impl Continuation {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
-        let inputs = [self.model.input()?, Input::file("the text of --text", &self.text)];
+        let mut inputs = self.model.inputs()?;
+        inputs.push(Input::file("the text of --text", &self.text));
         let results = Results::to(self.json.path(), None, &inputs)?;
         above_zero([
             ("--windows", self.windows),
@@ -102,7 +103,7 @@ impl Continuation {
             ("--chunk", self.chunk),
         ])?;
         self.pages.check()?;
-        self.protect.all_used(given, &self.policies)?;
+        self.protect.all_used(given, &self.policies, &self.ratios)?;
         let ways = self.ways()?;
         let text = read_text(&self.text)?;
         let loaded = self.model.load()?;

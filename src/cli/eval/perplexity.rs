@@ -55,7 +55,8 @@ struct Measured {
 
 impl Perplexity {
     pub fn run(self) -> Result<(), CliError> {
-        let inputs = [self.model.input()?, Input::file("the text of --text", &self.text)];
+        let mut inputs = self.model.inputs()?;
+        inputs.push(Input::file("the text of --text", &self.text));
         let results = Results::to(self.json.path(), None, &inputs)?;
         above_zero([
             ("--chars", self.chars.unwrap_or(1)),

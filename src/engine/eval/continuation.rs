@@ -61,7 +61,11 @@ pub struct QualitySum {
 
 impl<'m> Continuation<'m> {
     /// Prefills `tokens[..context]` and predicts after each token of `tokens[context..]` but the last,
-    /// which is only a target. `scorer` observes the prefill; others read the pages.
+    /// which is only a target. `scorer` observes the prefill; others read the pages. Where the capacity
+    /// of `config` is in tokens, a fork may [generate](Self::generate) up to so many positions.
+    ///
+    /// # Errors
+    /// Before anything runs: counts of nothing, too few tokens, more positions than the model has.
     pub fn new(
         model: &'m Model,
         config: &CacheConfig,
@@ -76,9 +80,14 @@ impl<'m> Continuation<'m> {
         if tokens.len() < needed {
             return Err(EngineError::TextTooShort { found: tokens.len(), needed });
         }
+        let positions = match config.capacity {
+            Capacity::Tokens(room) => room.max(tokens.len() - 1),
+            Capacity::Pages(_) | Capacity::Bytes(_) => tokens.len() - 1,
+        };
+        model.config().check_context(positions)?;
         // A fork shares the context until it compresses; then it copies at most what it keeps. The
         // full continuation and one fork are the most that live at once.
-        let room = tokens.len().saturating_add(config.block_tokens).saturating_mul(2);
+        let room = positions.saturating_add(config.block_tokens).saturating_mul(2);
         let capacity = Capacity::Tokens(room);
         let mut cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
         let mut sequence = cache.sequence();

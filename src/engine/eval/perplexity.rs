@@ -57,6 +57,7 @@ pub fn perplexity(
     if tokens.len() < context {
         return Err(EngineError::TextTooShort { found: tokens.len(), needed: context });
     }
+    model.config().check_context(context)?;
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
     let mut cache = KvCache::new(&config)?;
     let mut sum = NllSum::default();

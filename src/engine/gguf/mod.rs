@@ -91,6 +91,12 @@ impl GgufFile {
         Ok(())
     }
 
+    /// The files of the model at `path`, as far as names tell: of a split model all its parts, whether
+    /// or not they are there. Nothing is read.
+    pub fn paths_by_name(path: impl AsRef<Path>) -> Vec<PathBuf> {
+        split::parts_by_name(path.as_ref())
+    }
+
     /// The file's path; of a split model, its first part's.
     pub fn path(&self) -> &Path {
         &self.paths[0]
@@ -181,7 +187,6 @@ impl GgufFile {
 fn read(path: &Path) -> Result<Header, ModelError> {
     let path = || path.to_path_buf();
     let io = |source| ModelError::Io { path: path(), source };
-    // Asked before opening: to open a pipe waits for somebody who writes to it.
     // Before it is opened: opening a pipe waits for a writer.
     let found = fs::metadata(path()).map_err(io)?;
     if found.is_dir() {

@@ -135,6 +135,21 @@ impl Split {
     }
 }
 
+/// Where all parts of a model lie of which `path` is one by its name; `path` alone if it is none.
+pub(super) fn parts_by_name(path: &Path) -> Vec<PathBuf> {
+    let parts = || {
+        let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+        let (rest, parts) = name.rsplit_once("-of-")?;
+        let number = rest.rsplit_once('-')?.1.parse::<usize>().ok()?.checked_sub(1)?;
+        // Five digits, as in all names of parts.
+        let parts = parts.parse().ok().filter(|parts| (1..100_000).contains(parts))?;
+        let prefix = prefix(path, number, parts)?;
+        let part = |number| path.with_file_name(part_name(&prefix, number, parts));
+        Some((0..parts).map(part).collect())
+    };
+    parts().unwrap_or_else(|| vec![path.to_path_buf()])
+}
+
 /// The name of part `number`, counted from zero here and from one in the name.
 fn part_name(prefix: &str, number: usize, parts: usize) -> String {
     format!("{prefix}-{:05}-of-{parts:05}.gguf", number + 1)
@@ -159,5 +174,28 @@ mod tests {
             assert_eq!(prefix(path, number, parts), None);
         }
         assert_eq!(prefix(Path::new("/models/big.gguf"), 0, 12), None);
+    }
+
+    #[test]
+    fn a_name_tells_all_parts() {
+        let names = |path: &str| {
+            let parts = parts_by_name(Path::new(path));
+            parts.iter().map(|part| part.display().to_string()).collect::<Vec<_>>()
+        };
+        let both = ["/m/a-b-00001-of-00002.gguf", "/m/a-b-00002-of-00002.gguf"];
+        assert_eq!(names(both[0]), both);
+        assert_eq!(names(both[1]), both);
+        for alone in [
+            "big.gguf",
+            "big-1-of-2.gguf",
+            "big-00001-of-00002.txt",
+            "big-00000-of-00002.gguf",
+            "big-00001-of-00000.gguf",
+            "big-00001-of-99999999999.gguf",
+            "-of-.gguf",
+            "/",
+        ] {
+            assert_eq!(names(alone), [alone]);
+        }
     }
 }

@@ -96,14 +96,12 @@ impl<'m> Scheduler<'m> {
         if request.prompt.is_empty() || request.max_new_tokens == 0 {
             return Err(EngineError::EmptyRequest);
         }
-        let (vocab, context) = (self.model.config().vocab, self.model.config().context);
+        let vocab = self.model.config().vocab;
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
             return Err(EngineError::TokenId { token, vocab });
         }
         let needed = request.positions();
-        if needed > context {
-            return Err(EngineError::ContextExceeded { needed, context });
-        }
+        self.model.config().check_context(needed)?;
         let id = RequestId(self.next_id);
         self.check_budget(needed)?;
         let mut job = Job::new(id, request)?;
@@ -178,6 +176,10 @@ impl<'m> Scheduler<'m> {
         let mut progress = Progress { completed, ..Progress::default() };
         self.admit(&mut progress);
         let (members, rows) = loop {
+            if self.running.is_empty() {
+                // Also one that gave way because others share its pages: alone, it may fit.
+                self.admit(&mut progress);
+            }
             let members = self.members();
             if members.is_empty() {
                 // Whoever steps until all is done would never leave.
@@ -258,8 +260,7 @@ impl<'m> Scheduler<'m> {
     }
 
     /// After a pass that failed with `error`: runs each member alone, and ends those that fail there
-    /// too. Passes it on when there is none. Nothing is appended, but attention that these passes paid
-    /// counts again in the scores of those that decode.
+    /// too. Passes it on when there is none. Nothing is appended.
     fn fail_offenders(
         &mut self,
         members: &[(usize, usize)],

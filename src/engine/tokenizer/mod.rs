@@ -30,6 +30,19 @@ const TYPE_CONTROL: i64 = 3;
 /// Tokens that are matched as a whole before BPE, but are text.
 const TYPE_USER_DEFINED: i64 = 4;
 
+/// Tokens that stand for nothing: converters pad a vocabulary to the rows of the embedding with them
+/// (`[PAD300]`).
+const TYPE_UNUSED: i64 = 5;
+
+/// Of the `tokens` of a file those up to the last that is in use: unused ones at the end are padding.
+pub(super) fn tokens_in_use(file: &GgufFile, tokens: usize) -> Result<usize, ModelError> {
+    let types = file.integers("tokenizer.ggml.token_type")?;
+    // Another number of types is refused with the tokenizer.
+    let types = types.filter(|types| types.len() == tokens);
+    let last = types.map(|types| types.iter().rposition(|&kind| kind != TYPE_UNUSED));
+    Ok(last.map_or(tokens, |last| last.map_or(0, |last| last + 1)))
+}
+
 /// Turns text into a model's token ids and back.
 ///
 /// Text comes from two sides. What an application writes itself, a chat template with its markers, is
@@ -60,10 +73,15 @@ impl Tokenizer {
         if model != "gpt2" {
             return Err(TokenizerError::Model(model.to_owned()).into());
         }
-        let tokens = texts("tokenizer.ggml.tokens")?;
+        let key = "tokenizer.ggml.add_eos_token";
+        if file.flag(key)? == Some(true) {
+            let (found, supported) = ("true".to_owned(), "false".to_owned());
+            return Err(ModelError::UnsupportedKey { key: key.to_owned(), found, supported });
+        }
+        let mut tokens = texts("tokenizer.ggml.tokens")?;
         let merges = texts("tokenizer.ggml.merges")?;
         let types = file.integers("tokenizer.ggml.token_type")?;
-        let types = types.unwrap_or_else(|| vec![TYPE_NORMAL; tokens.len()]);
+        let mut types = types.unwrap_or_else(|| vec![TYPE_NORMAL; tokens.len()]);
         if types.len() != tokens.len() {
             return Err(TokenizerError::Count {
                 what: "the number of token types",
@@ -72,6 +90,9 @@ impl Tokenizer {
             }
             .into());
         }
+        let used = tokens_in_use(file, tokens.len())?;
+        tokens.truncate(used);
+        types.truncate(used);
         let special = |key: &'static str| -> Result<Option<u32>, ModelError> {
             match file.count(key)? {
                 Some(id) if id >= tokens.len() => {
@@ -110,7 +131,7 @@ impl Tokenizer {
         })
     }
 
-    /// Tokens of the vocabulary.
+    /// Tokens of the vocabulary, without those that pad it at its end.
     pub fn vocab(&self) -> usize {
         self.bytes.len()
     }

@@ -36,4 +36,4 @@ pub use page::{Page, Tile};
 pub use table::{Align, Column, Table};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -43,15 +43,7 @@ impl Scheduler<'_> {
             let growth = self.running.iter().map(|job| self.growth(job));
             growth.fold(watermark, usize::saturating_add)
         };
-        let pages = self.peak_pages(job);
-        match self.cache.manager().admission(pages, reserved) {
-            // Sequences dropped outside the scheduler leave their pages behind the fence.
-            Admission::Later { .. } if self.cache.stats().fenced > 0 => {
-                self.cache.settle();
-                Ok(self.cache.manager().admission(pages, reserved))
-            }
-            admission => Ok(admission),
-        }
+        Ok(self.cache.manager().admission(self.peak_pages(job), reserved))
     }
 
     /// Why nothing runs although `oldest` waits.
@@ -64,14 +56,6 @@ impl Scheduler<'_> {
             total: stats.total,
             others: self.held_by_others(),
         }
-    }
-
-    /// Whether the first running job would find room if sequences outside the scheduler gave theirs, and
-    /// not before: then it is worth waiting.
-    fn waits_for_others(&self) -> bool {
-        let total = self.cache.stats().total;
-        let left = total - self.held_by_others();
-        self.running.first().is_some_and(|job| (left + 1..=total).contains(&self.peak_pages(job)))
     }
 
     /// Pages that no sequence of the scheduler holds. Its sequences share none among themselves.
@@ -90,7 +74,8 @@ impl Scheduler<'_> {
     }
 
     /// Compresses a running job to `target` pages, or to what the budget leaves it as long as it is
-    /// now; returns the pages freed.
+    /// now; returns the pages freed. None are where sequences outside the scheduler share its pages and
+    /// nothing is free to copy them to: the next compression makes up for it.
     pub(super) fn compress(
         &mut self,
         index: usize,
@@ -107,21 +92,23 @@ impl Scheduler<'_> {
             return Ok(0);
         };
         let compression = Compression { budget: Budget::Pages(pages), ..plan.compression.clone() };
-        let freed = self.cache.compress(sequence, &compression)?.pages_freed;
+        let freed = match self.cache.compress(sequence, &compression) {
+            Ok(compressed) => compressed.pages_freed,
+            Err(error) if is_full(&error) => return Ok(0),
+            Err(error) => return Err(error.into()),
+        };
         self.stats.pages_evicted += freed;
         job.since_compression = 0;
         Ok(freed)
     }
 
-    /// Makes room for a step that did not fit: compresses what decodes, or sends the youngest away.
+    /// Makes room for a step that did not fit: compresses what is larger than it need be, or sends the
+    /// youngest away.
     pub(super) fn make_room(&mut self, full: CacheError, progress: &mut Progress) {
         let mut freed = 0;
         let mut ended = Vec::new();
         for index in 0..self.running.len() {
-            if self.options.compression.is_none() || !self.running[index].is_decoding() {
-                continue;
-            }
-            match self.compress(index, None) {
+            match self.compress_early(index) {
                 Ok(pages) => freed += pages,
                 Err(error) => ended.push((index, Finish::Failed(Arc::new(error)))),
             }
@@ -130,19 +117,54 @@ impl Scheduler<'_> {
             self.end(ended, progress);
             return;
         }
-        if self.running.len() <= 1 && !self.waits_for_others() {
+        let alone = self.running.len() == 1;
+        let others_are_enough = self.fits_without_others(&full);
+        let Some(mut job) = self.running.pop() else { return };
+        let shared = self.give_way(&mut job);
+        if alone && !shared && !others_are_enough {
             // The pool is too small for this one request.
-            let failed = Finish::Failed(Arc::new(full.into()));
-            let ended = (0..self.running.len()).map(|index| (index, failed.clone())).collect();
-            self.end(ended, progress);
+            progress.completed.push(job.end(Finish::Failed(Arc::new(full.into()))));
             return;
         }
-        if let Some(mut job) = self.running.pop() {
-            job.preempt();
-            self.stats.preemptions += 1;
-            self.waiting.push_front(job);
-            self.cache.settle();
+        job.preempt();
+        self.stats.preemptions += 1;
+        self.waiting.push_front(job);
+    }
+
+    /// Compresses a running job before it is due. One that prefills holds more than its target only
+    /// where a compression between chunks found no room for copies.
+    fn compress_early(&mut self, index: usize) -> Result<usize, EngineError> {
+        let Some(plan) = &self.options.compression else { return Ok(0) };
+        let job = &self.running[index];
+        if job.is_decoding() {
+            self.compress(index, None)
+        } else if plan.between_chunks && job.cached() > 0 {
+            let target = job.prefill_target;
+            self.compress(index, target)
+        } else {
+            Ok(0)
         }
+    }
+
+    /// Whether a step that was refused as `full` would be granted if sequences outside the scheduler
+    /// gave up their pages.
+    fn fits_without_others(&self, full: &CacheError) -> bool {
+        match full {
+            CacheError::Plan(PlanError::Pool(PoolError::OutOfPages { needed, free, .. })) => {
+                *needed <= free.saturating_add(self.held_by_others())
+            }
+            _ => false,
+        }
+    }
+
+    /// Drops a job's sequence; returns whether sequences outside the scheduler shared some of its pages,
+    /// which then did not become free. It shares none when it starts again, and so needs no copies.
+    fn give_way(&mut self, job: &mut Job) -> bool {
+        let held = job.sequence.as_ref().map_or(0, |sequence| sequence.tables().pages());
+        let before = self.cache.stats().held;
+        job.sequence = None;
+        self.cache.settle();
+        before - self.cache.stats().held < held
     }
 }
 
