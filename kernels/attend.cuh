@@ -153,6 +153,8 @@ struct Attention {
 #pragma unroll
         for (u32 h = 0; h < HALVES; ++h) {
             const float here = fmaxf(fmaxf(x[h][0][0], x[h][0][1]), fmaxf(x[h][1][0], x[h][1][1]));
+            const float least = fminf(fminf(x[h][0][0], x[h][0][1]), fminf(x[h][1][0], x[h][1][1]));
+            state.sum[h] = fmaf(least, 0.0f, state.sum[h]);
             top[h] = fmaxf(state.top[h], quad_max(here));
             risen |= top[h] > state.top[h];
         }
@@ -179,10 +181,8 @@ struct Attention {
             for (u32 n = 0; n < NT; ++n)
 #pragma unroll
                 for (u32 e = 0; e < 2; ++e) {
-                    const float score = x[h][n][e];
-                    x[h][n][e] = exp2_fast(score - state.top[h]);
+                    x[h][n][e] = exp2_fast(x[h][n][e] - state.top[h]);
                     state.sum[h] += x[h][n][e];
-                    state.sum[h] = fmaf(score, 0.0f, state.sum[h]);
                 }
     }
 

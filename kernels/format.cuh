@@ -338,8 +338,8 @@ struct Side : Format<F> {
     static constexpr u32 SCALES_LOADED = SCALE_STRIDE % 8 == 0   ? 4
                                          : SCALE_STRIDE % 4 == 0 ? 2
                                                                  : 1;
-    // Of the four slots of this lane, the scales that were loaded last.
-    typedef u16 LoadedScales[NT][2][SCALES_LOADED];
+    // Of the four slots of this lane, the scales that were loaded last, two to a word.
+    typedef u32 LoadedScales[NT][2][SCALES_LOADED == 4 ? 2 : 1];
 
     // The scales of channel group `G` of the four slots of this lane: 8 n + 2 (lane % 4) + e. Groups
     // are asked for in order.
@@ -352,10 +352,10 @@ struct Side : Format<F> {
             load_scales<0, G>(at, loaded[0]);
             load_scales<8, G>(at, loaded[1]);
         }
-        s[0][0] = bf16_to_f32(loaded[0][0][AT]);
-        s[0][1] = bf16_to_f32(loaded[0][1][AT]);
-        s[1][0] = bf16_to_f32(loaded[1][0][AT]);
-        s[1][1] = bf16_to_f32(loaded[1][1][AT]);
+        s[0][0] = bf16_of_pair<AT % 2>(loaded[0][0][AT / 2]);
+        s[0][1] = bf16_of_pair<AT % 2>(loaded[0][1][AT / 2]);
+        s[1][0] = bf16_of_pair<AT % 2>(loaded[1][0][AT / 2]);
+        s[1][1] = bf16_of_pair<AT % 2>(loaded[1][1][AT / 2]);
     }
 
 private:
@@ -384,21 +384,24 @@ private:
 
     // Of two neighbouring slots, the groups from `G` on.
     template <u32 SLOT, u32 G>
-    static __device__ __forceinline__ void load_scales(u32 at, u16 (&to)[2][SCALES_LOADED]) {
+    static __device__ __forceinline__ void load_scales(u32 at, u32 (&to)[2][SCALES_LOADED == 4 ? 2 : 1]) {
         constexpr u32 FIRST = TILE_SCALES + SLOT * SCALE_STRIDE + 2 * G;
         constexpr u32 SECOND = FIRST + SCALE_STRIDE;
         if constexpr (SCALES_LOADED == 4) {
-            load_shared_halves<FIRST>(at, to[0][0], to[0][1], to[0][2], to[0][3]);
-            load_shared_halves<SECOND>(at, to[1][0], to[1][1], to[1][2], to[1][3]);
+            const uint2 first = load_shared_2<FIRST>(at);
+            const uint2 second = load_shared_2<SECOND>(at);
+            to[0][0] = first.x, to[0][1] = first.y;
+            to[1][0] = second.x, to[1][1] = second.y;
         } else if constexpr (SCALE_STRIDE == 4) {
             // All there is of both.
-            load_shared_halves<FIRST>(at, to[0][0], to[0][1], to[1][0], to[1][1]);
+            const uint2 both = load_shared_2<FIRST>(at);
+            to[0][0] = both.x, to[1][0] = both.y;
         } else if constexpr (SCALES_LOADED == 2) {
-            load_shared_halves<FIRST>(at, to[0][0], to[0][1]);
-            load_shared_halves<SECOND>(at, to[1][0], to[1][1]);
+            to[0][0] = load_shared<FIRST>(at);
+            to[1][0] = load_shared<SECOND>(at);
         } else {
-            load_shared_halves<FIRST>(at, to[0][0]);
-            load_shared_halves<SECOND>(at, to[1][0]);
+            to[0][0] = load_shared_half<FIRST>(at);
+            to[1][0] = load_shared_half<SECOND>(at);
         }
     }
 };

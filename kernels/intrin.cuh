@@ -159,24 +159,17 @@ __device__ __forceinline__ uint2 load_shared_2(u32 from) {
 }
 
 template <u32 OFFSET>
-__device__ __forceinline__ void load_shared_halves(u32 from, u16& a) {
-    asm volatile("ld.shared.u16 %0, [%1 + %2];" : "=h"(a) : "r"(from), "n"(OFFSET) : "memory");
+__device__ __forceinline__ u32 load_shared(u32 from) {
+    u32 v;
+    asm volatile("ld.shared.b32 %0, [%1 + %2];" : "=r"(v) : "r"(from), "n"(OFFSET) : "memory");
+    return v;
 }
 
 template <u32 OFFSET>
-__device__ __forceinline__ void load_shared_halves(u32 from, u16& a, u16& b) {
-    asm volatile("ld.shared.v2.u16 {%0,%1}, [%2 + %3];"
-                 : "=h"(a), "=h"(b)
-                 : "r"(from), "n"(OFFSET)
-                 : "memory");
-}
-
-template <u32 OFFSET>
-__device__ __forceinline__ void load_shared_halves(u32 from, u16& a, u16& b, u16& c, u16& d) {
-    asm volatile("ld.shared.v4.u16 {%0,%1,%2,%3}, [%4 + %5];"
-                 : "=h"(a), "=h"(b), "=h"(c), "=h"(d)
-                 : "r"(from), "n"(OFFSET)
-                 : "memory");
+__device__ __forceinline__ u32 load_shared_half(u32 from) {
+    u16 v;
+    asm volatile("ld.shared.u16 %0, [%1 + %2];" : "=h"(v) : "r"(from), "n"(OFFSET) : "memory");
+    return v;
 }
 
 // ---- 16-bit floats: their matrix product, and f32 to and from pairs of them ----
@@ -190,6 +183,18 @@ __device__ __forceinline__ float f16_to_f32(u16 bits) {
 __device__ __forceinline__ float bf16_to_f32(u16 bits) {
     float v;
     asm("mov.b32 %0, {%1, %2};" : "=f"(v) : "h"(static_cast<u16>(0)), "h"(bits));
+    return v;
+}
+
+// One of the two values in a word: a single instruction, and no register for zero.
+template <u32 WHICH>
+__device__ __forceinline__ float bf16_of_pair(u32 pair) {
+    float v;
+    if constexpr (WHICH == 0) {
+        asm("shl.b32 %0, %1, 16;" : "=f"(v) : "r"(pair));
+    } else {
+        asm("and.b32 %0, %1, 0xffff0000;" : "=f"(v) : "r"(pair));
+    }
     return v;
 }
 

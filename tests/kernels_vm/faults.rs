@@ -195,8 +195,8 @@ const FAULTS: &[Fault] = &[
         "decode: scale of the neighbouring slot",
         Decode,
         I8,
-        "s[0][1] = f16_to_f32(loaded[0][1][AT]);",
-        "s[0][1] = f16_to_f32(loaded[0][0][AT]);",
+        "s[0][1] = bf16_of_pair<AT % 2>(loaded[0][1][AT / 2]);",
+        "s[0][1] = bf16_of_pair<AT % 2>(loaded[0][0][AT / 2]);",
         Wrong,
     ),
     fault(
