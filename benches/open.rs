@@ -1,7 +1,7 @@
 //! From a model file to a model: its header, its tokenizer, its weights.
 //!
 //! `cargo bench --bench open` times headers with the vocabularies of well-known models, and
-//! `cargo bench --bench open -- MODEL.gguf` a model, phase by phase. `benches/open.sh` runs both on an
+//! `cargo bench --bench open -- MODEL.gguf` a model, phase by phase. `benches/before.sh open` runs both on an
 //! earlier version too.
 
 use std::{
