@@ -116,12 +116,12 @@ impl Setup<'_> {
                 flat.chunks_exact(kv).map(|heads| Span { tokens: 1, heads }).collect();
             let q: Vec<f32> =
                 rows.chunks_exact(width).flat_map(|row| &row[..q_width]).copied().collect();
-            let layer = LayerShape::new(kv, SHAPE.query_heads, dim).unwrap();
+            let of = LayerShape::new(kv, SHAPE.query_heads, dim).unwrap();
             let (mut want, mut lse) = (vec![0f32; q.len()], vec![0f32; batch * SHAPE.query_heads]);
             let mut scores = SlotScores::new(1, Reduce::Group);
             let output = Output { out: &mut want, lse: &mut lse, scores: Some(&mut scores) };
             Reference
-                .attend(&host.store, &Batch { layer: &layer, spans: &spans, q: &q }, output)
+                .attend(&host.store, &Batch { layer: &of, spans: &spans, q: &q }, output)
                 .unwrap();
             let got: Vec<f32> =
                 got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
