@@ -95,7 +95,7 @@ impl<'m> Continuation<'m> {
         let (prompt, following) = tokens.split_at(context);
         prefill::feed(
             model,
-            &mut cache,
+            &cache,
             &mut sequence,
             prompt,
             chunk,
@@ -176,11 +176,11 @@ impl<'m> Continuation<'m> {
                 token = rows.last_of(0).map(crate::engine::sampling::argmax).transpose()?;
                 Ok(())
             };
-            prefill::feed(self.model, &mut self.cache, &mut fork, &[next], 1, Logits::Last, each)?;
+            prefill::feed(self.model, &self.cache, &mut fork, &[next], 1, Logits::Last, each)?;
             generated.extend(token);
         }
         drop(fork);
-        self.cache.settle();
+        self.cache.settle()?;
         Ok(generated)
     }
 
@@ -200,9 +200,9 @@ impl<'m> Continuation<'m> {
             Ok(())
         };
         let chunk = self.chunk;
-        prefill::feed(self.model, &mut self.cache, &mut fork, fed, chunk, Logits::All, each)?;
+        prefill::feed(self.model, &self.cache, &mut fork, fed, chunk, Logits::All, each)?;
         drop(fork);
-        self.cache.settle();
+        self.cache.settle()?;
         let targets = &self.following[1..];
         let losses = rows.iter().zip(targets).map(|(row, &token)| {
             let unknown = PerplexityError::TokenId { token, vocab: row.len() };

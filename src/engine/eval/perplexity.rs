@@ -74,10 +74,10 @@ pub fn perplexity(
             Ok(())
         };
         let chunk = options.chunk;
-        prefill::feed(model, &mut cache, &mut sequence, window, chunk, Logits::All, each)?;
+        prefill::feed(model, &cache, &mut sequence, window, chunk, Logits::All, each)?;
         pages = sequence.tables().pages();
         drop(sequence);
-        cache.settle();
+        cache.settle()?;
         windows += 1;
     }
     let short = EngineError::TextTooShort { found: tokens.len(), needed: context };

@@ -127,9 +127,7 @@ impl<'m> Scheduler<'m> {
                 self.waiting.remove(waiting)?
             }
         };
-        let completion = job.end(Finish::Cancelled);
-        self.cache.settle();
-        Some(completion)
+        Some(job.end(Finish::Cancelled))
     }
 
     /// Whether every request is done, and was reported.
@@ -329,7 +327,6 @@ impl<'m> Scheduler<'m> {
             progress.completed.push(self.running.remove(index).end(finish));
         }
         progress.completed[first..].reverse();
-        self.cache.settle();
     }
 }
 
