@@ -89,7 +89,7 @@ impl<'m> Continuation<'m> {
         // full continuation and one fork are the most that live at once.
         let room = positions.saturating_add(config.block_tokens).saturating_mul(2);
         let capacity = Capacity::Tokens(room);
-        let mut cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
+        let cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
         let mut sequence = cache.sequence();
         sequence.observe(scorer);
         let (prompt, following) = tokens.split_at(context);

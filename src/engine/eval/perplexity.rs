@@ -59,7 +59,7 @@ pub fn perplexity(
     }
     model.config().check_context(context)?;
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
-    let mut cache = KvCache::new(&config)?;
+    let cache = KvCache::new(&config)?;
     let mut sum = NllSum::default();
     let (mut windows, mut pages) = (0, 0);
     for window in tokens.chunks_exact(context).take(options.windows) {
