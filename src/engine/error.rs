@@ -237,6 +237,13 @@ pub enum TokenizerError {
     },
 }
 
+impl TokenizerError {
+    /// What the library that cuts text into tokens said.
+    pub(super) fn bpe(error: impl ToString) -> Self {
+        Self::Bpe(error.to_string())
+    }
+}
+
 /// A step that cannot be run.
 #[derive(Debug, Error)]
 #[non_exhaustive]
