@@ -1,12 +1,14 @@
 //! The scheduler: who runs, who waits, who makes way.
 
 mod budget;
+mod full;
 mod room;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
+use self::full::is_full;
 use super::{
     job::Job,
     request::{Completion, Finish, Request, RequestId, ServeOptions},
@@ -190,7 +192,7 @@ impl<'m> Scheduler<'m> {
             }
             match self.forward(&members, Keep::Tokens) {
                 Ok(rows) => break (members, rows),
-                Err(EngineError::Cache(error)) if room::is_full(&error) => {
+                Err(EngineError::Cache(error)) if is_full(&error) => {
                     self.make_room(error, &mut progress);
                 }
                 Err(error) => {
@@ -271,7 +273,7 @@ impl<'m> Scheduler<'m> {
         for member in members {
             match self.forward(std::slice::from_ref(member), Keep::Nothing) {
                 Ok(_) => {}
-                Err(EngineError::Cache(error)) if room::is_full(&error) => {}
+                Err(EngineError::Cache(error)) if is_full(&error) => {}
                 Err(error) => ended.push((member.0, Finish::Failed(Arc::new(error)))),
             }
         }

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Finish, Job, Progress, Scheduler};
+use super::{Progress, Scheduler, full::is_full};
 use crate::{
     cache::{CacheError, Compression},
-    engine::error::EngineError,
+    engine::{
+        error::EngineError,
+        serve::{job::Job, request::Finish},
+    },
     evict::Budget,
     plan::{Admission, PlanError, PoolError},
 };
@@ -166,13 +169,4 @@ impl Scheduler<'_> {
         self.cache.settle();
         before - self.cache.stats().held < held
     }
-}
-
-pub(super) fn is_full(error: &CacheError) -> bool {
-    matches!(
-        error,
-        CacheError::Plan(
-            PlanError::Pool(PoolError::OutOfPages { .. }) | PlanError::NeverFits { .. }
-        )
-    )
 }
