@@ -93,18 +93,10 @@ impl<'m> Continuation<'m> {
         let mut sequence = cache.sequence();
         sequence.observe(scorer);
         let (prompt, following) = tokens.split_at(context);
-        prefill::feed(
-            model,
-            &cache,
-            &mut sequence,
-            prompt,
-            chunk,
-            Logits::None,
-            |range, _| {
-                progress(range.len());
-                Ok(())
-            },
-        )?;
+        prefill::feed(model, &cache, &mut sequence, prompt, chunk, Logits::None, |range, _| {
+            progress(range.len());
+            Ok(())
+        })?;
         let following = following.to_vec();
         let (expected, full) = (Vec::new(), Quality::default());
         let context = sequence;
