@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::{
     decode::{DecodeHead, Decoder, Tensors},
     prefill::{PrefillHead, Prefiller},
+    scoring::Scoring,
     window::{WindowHead, WindowScorer},
 };
 use crate::{
@@ -16,7 +17,7 @@ use crate::{
     },
     base::LayerShape,
     cuda::{Growing, Staging, driver::Stream},
-    device::{error::DeviceError, kernels::Specialisation, loader::Kernels, store::CudaStore},
+    device::{error::DeviceError, kernels::{Specialisation, Terms}, loader::Kernels, store::CudaStore},
     format::{PageLayout, SlotFormat},
     store::StoreError,
 };
@@ -46,6 +47,7 @@ struct State {
     lse: Growing,
     page_ids: Growing,
     sums: Growing,
+    sink_logits: Growing,
     launchers: HashMap<Vec<String>, Launchers>,
 }
 
@@ -81,9 +83,9 @@ impl CudaAttention {
     /// Attention with `kernels` on their device.
     pub fn new(kernels: Arc<Kernels>) -> Result<Self, DeviceError> {
         let staging = Staging::new(kernels.context(), STAGING.0, STAGING.1)?;
-        let [queries, out, lse, page_ids, sums] = Default::default();
+        let [queries, out, lse, page_ids, sums, sink_logits] = Default::default();
         let launchers = HashMap::new();
-        let state = State { staging, queries, out, lse, page_ids, sums, launchers };
+        let state = State { staging, queries, out, lse, page_ids, sums, sink_logits, launchers };
         Ok(Self { kernels, state: Mutex::new(state) })
     }
 }
@@ -118,7 +120,14 @@ impl Attention<CudaStore> for CudaAttention {
         for rows in parts.blind {
             let dim = batch.layer.v_dim();
             output.out[rows.start * dim..rows.end * dim].fill(0.0);
-            output.lse[rows].fill(f32::NEG_INFINITY);
+            match batch.layer.sink_logits() {
+                // All query heads of a KV head.
+                Some(logits) => {
+                    let head = rows.start % logits.len();
+                    output.lse[rows.clone()].copy_from_slice(&logits[head..head + rows.len()]);
+                }
+                None => output.lse[rows].fill(f32::NEG_INFINITY),
+            }
         }
         Doubts::mark(output.out, output.lse);
         doubt_faint_queries(batch, output.lse);
@@ -139,18 +148,10 @@ impl Attention<CudaStore> for CudaAttention {
 
 /// Refuses layers that the kernels do not know.
 fn check_layer(layer: &LayerShape) -> Result<(), AttendError> {
-    let what = if layer.channels().alike().is_none() {
-        "keys and values of different channels"
-    } else if layer.window().is_some() {
-        "windows"
-    } else if layer.softcap().is_some() {
-        "logit soft caps"
-    } else if layer.sink_logits().is_some() {
-        "sink logits"
-    } else {
-        return Ok(());
-    };
-    Err(AttendError::Unsupported(what))
+    match layer.channels().alike() {
+        Some(_) => Ok(()),
+        None => Err(AttendError::Unsupported("keys and values of different channels")),
+    }
 }
 
 /// Queries, as the kernels scale them, of which half precision holds fewer than 16 bits.
@@ -210,7 +211,7 @@ impl Parts {
                 }
                 let query = index(first_row + blind * query_heads + h * group)?;
                 let slots = index(head.slots)?;
-                let uniform = Self::of(&mut parts.uniform, head.layout, group);
+                let uniform = Self::of(&mut parts.uniform, head.layout, batch.layer);
                 if span.tokens - blind == 1 {
                     uniform.decode.push(DecodeHead { query, pages, slots, logits: 0 });
                 } else {
@@ -233,6 +234,7 @@ impl Parts {
                         slots,
                         before: index(head.slots - skip - (span.tokens - window))?,
                         window: index(span.tokens - window)?,
+                        skip: index(skip)?,
                         sums: index(at)?,
                     });
                 }
@@ -243,10 +245,15 @@ impl Parts {
         Ok(parts)
     }
 
-    fn of<'a>(all: &'a mut Vec<Uniform>, layout: &PageLayout, group: usize) -> &'a mut Uniform {
+    fn of<'a>(
+        all: &'a mut Vec<Uniform>,
+        layout: &PageLayout,
+        layer: &LayerShape,
+    ) -> &'a mut Uniform {
         let found = all.iter().position(|uniform| uniform.specialisation.layout == *layout);
         let at = found.unwrap_or_else(|| {
-            let specialisation = Specialisation::new(*layout, group);
+            let plain = Specialisation::new(*layout, layer.group());
+            let specialisation = Specialisation { terms: Terms::of(layer), ..plain };
             let (decode, prefill, score) = Default::default();
             all.push(Uniform { specialisation, decode, prefill, score });
             all.len() - 1
@@ -267,7 +274,9 @@ impl State {
     ) -> Result<(), DeviceError> {
         let (context, stream) = (kernels.context(), &**store.stream());
         let query_heads = batch.layer.query_heads() as u32;
-        let Self { staging, queries, out, lse, page_ids, .. } = self;
+        let Self { staging, queries, out, lse, page_ids, sink_logits, .. } = self;
+        let logits = batch.layer.sink_logits().unwrap_or_default();
+        let logits = sink_logits.upload(context, staging, stream, logits)?;
         let tensors = Tensors {
             pages: store.address(),
             page_ids: page_ids.upload(context, staging, stream, &parts.page_ids)?,
@@ -275,7 +284,7 @@ impl State {
             out: out.reserve(context, size_of_val::<[f32]>(output.out))?.address(),
             lse: lse.reserve(context, size_of_val::<[f32]>(output.lse))?.address(),
             logits: 0,
-            scale: batch.layer.scale(),
+            scoring: Scoring::of(batch.layer, logits),
         };
         let sums_at = self.sums.reserve(context, size_of_val::<[f32]>(sums))?.address();
         for uniform in &parts.uniform {
