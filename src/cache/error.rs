@@ -103,6 +103,15 @@ pub enum CacheError {
         /// Bytes of the cache's pages.
         page_bytes: usize,
     },
+    /// A tensor on a device that its kernels cannot take.
+    #[error("a tensor view that kernels cannot take: {problem}")]
+    BadTensor {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A shape with something that this memory's attention does not compute.
+    #[error("this memory's attention has no {0}")]
+    Unsupported(&'static str),
     /// A step within another step's attention: a job of the same rayon pool that steps the same cache, and
     /// would wait for itself.
     #[error("a step of this cache was begun inside the attention of another, in the same thread")]

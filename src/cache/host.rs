@@ -7,12 +7,12 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::{
     error::CacheError,
-    memory::{Attended, LayerWork, MemberWork, Memory},
-    observe::{Buffers, Noted, Observed, Wish},
+    memory::{Attended, LayerWork, Memory},
     rows::{HostOut, HostRows},
+    runs::Runs,
 };
 use crate::{
-    attend::{Attention, Batch, CpuAttention, Head, Output, Reduce, SlotScores, Span},
+    attend::{Attention, Batch, CpuAttention, Output},
     base::SlotMove,
     plan::StepId,
     store::{HostStore, PageStore, Rows, StoreError, TablePages},
@@ -35,26 +35,12 @@ pub struct HostMemory {
 }
 
 /// Buffers kept from layer to layer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Scratch {
     lse: Vec<f32>,
-    window: SlotScores,
-    decode: SlotScores,
-    buffers: Buffers,
+    runs: Runs,
     /// Q, K, V and outputs in f32.
     wide: [Vec<f32>; 4],
-}
-
-impl Default for Scratch {
-    fn default() -> Self {
-        Self {
-            lse: Vec::new(),
-            window: SlotScores::new(0, Reduce::PerQueryHead),
-            decode: SlotScores::new(1, Reduce::Group),
-            buffers: Buffers::default(),
-            wide: Default::default(),
-        }
-    }
 }
 
 thread_local! {
@@ -157,75 +143,6 @@ impl HostMemory {
         }
         Ok(saturated)
     }
-
-    /// Attends run by run: consecutive sequences that ask for the same scores go in one batch. Returns
-    /// what the scores of the layer's heads become.
-    fn attend_runs(
-        &self,
-        work: &LayerWork<'_>,
-        q: &[f32],
-        out: &mut [f32],
-        scratch: &mut Scratch,
-    ) -> Result<Vec<Noted>, CacheError> {
-        let (layer, members) = (work.layer, work.members);
-        let mut noted = Vec::new();
-        let mut heads: Vec<Head<'_>> = Vec::with_capacity(members.len() * layer.kv_heads());
-        for member in members {
-            heads.extend((work.first_head..work.first_head + layer.kv_heads()).map(|head| {
-                let table = member.tables.head(head);
-                Head { pages: table.pages, slots: table.slots, layout: member.layouts.of(head) }
-            }));
-        }
-        let spans: Vec<Span<'_>> = (members.iter().zip(heads.chunks_exact(layer.kv_heads())))
-            .map(|(member, heads)| Span { tokens: member.tokens, heads })
-            .collect();
-        let read_keys = |table: TablePages<'_>, keys: &mut [f32]| self.read_keys(table, keys);
-
-        let (mut first_token, mut start) = (0, 0);
-        while start < members.len() {
-            let wish = members[start].wish;
-            let same = members[start..].iter().take_while(|member| member.wish == wish).count();
-            let run = start..start + same;
-            let tokens: usize = members[run.clone()].iter().map(|member| member.tokens).sum();
-            let values = |row: usize| first_token * row..(first_token + tokens) * row;
-            let batch = Batch { layer, spans: &spans[run.clone()], q: &q[values(layer.q_row())] };
-            scratch.lse.resize(tokens * layer.query_heads(), 0.0);
-            let mut scores = match wish {
-                Wish::Nothing => None,
-                Wish::Decode => Some(&mut scratch.decode),
-                Wish::Window { queries, skip } => {
-                    let window = &mut scratch.window;
-                    if (window.window(), window.skip_newest()) != (queries, skip) {
-                        *window = SlotScores::new(queries, Reduce::PerQueryHead).skipping(skip);
-                    }
-                    Some(window)
-                }
-            };
-            let out = &mut out[values(layer.out_row())];
-            let output = Output { out, lse: &mut scratch.lse, scores: scores.as_deref_mut() };
-            self.compute(&batch, output)?;
-            if let Some(scores) = scores {
-                for (span, member) in run.enumerate() {
-                    let MemberWork { tables, layouts, tokens, watch, .. } = members[member];
-                    let Some(watch) = watch else { continue };
-                    let attention = Observed {
-                        layer,
-                        first_head: work.first_head,
-                        member,
-                        tokens,
-                        span,
-                        scores,
-                        read_keys: &read_keys,
-                        layouts,
-                    };
-                    attention.note(tables, watch, &mut scratch.buffers, &mut noted)?;
-                }
-            }
-            first_token += tokens;
-            start += same;
-        }
-        Ok(noted)
-    }
 }
 
 impl Memory for HostMemory {
@@ -269,7 +186,19 @@ impl Memory for HostMemory {
         let done = (|| {
             let saturated = self.append(work, k.widen(wide_k), v.widen(wide_v))?;
             let q = q.widen(wide_q);
-            let noted = out.fill(wide_out, |out| self.attend_runs(work, q, out, &mut scratch))?;
+            let noted = out.fill(wide_out, |out| {
+                let read_keys =
+                    |table: TablePages<'_>, keys: &mut [f32]| self.read_keys(table, keys);
+                let Scratch { lse, runs, .. } = &mut scratch;
+                runs.attend(work, &read_keys, &mut |run| {
+                    let (layer, tokens) = (work.layer, run.tokens.clone());
+                    let values = |row: usize| tokens.start * row..tokens.end * row;
+                    let (q, out) = (&q[values(layer.q_row())], &mut out[values(layer.out_row())]);
+                    lse.resize(tokens.len() * layer.query_heads(), 0.0);
+                    let batch = Batch { layer, spans: run.spans, q };
+                    self.compute(&batch, Output { out, lse, scores: run.scores })
+                })
+            })?;
             Ok(Attended { saturated, noted })
         })();
         scratch.wide = [wide_q, wide_k, wide_v, wide_out].map(std::mem::take);

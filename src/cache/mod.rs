@@ -11,6 +11,8 @@
 
 mod compress;
 mod config;
+#[cfg(feature = "cuda")]
+mod device;
 mod error;
 mod host;
 mod kv_cache;
@@ -19,13 +21,18 @@ mod member;
 mod memory;
 mod observe;
 mod rows;
+mod runs;
 mod sequence;
 mod stage;
 mod step;
+#[cfg(feature = "cuda")]
+mod tensor;
 mod watch;
 
 pub use compress::{Compressed, Compression};
 pub use config::{CacheConfig, Capacity};
+#[cfg(feature = "cuda")]
+pub use device::DeviceMemory;
 pub use error::CacheError;
 pub use host::HostMemory;
 pub use kv_cache::KvCache;
@@ -36,6 +43,8 @@ pub use rows::{HostOut, HostRows};
 pub use sequence::KvSequence;
 pub use stage::Staged;
 pub use step::{CacheRef, CacheStep, SharedStep, StepOf};
+#[cfg(feature = "cuda")]
+pub use tensor::TensorView;
 
 #[cfg(test)]
 mod tests;

@@ -162,7 +162,9 @@ impl fmt::Display for Terms {
             (self.sink_logits, "sink logits"),
         ];
         let names: Vec<_> = terms.into_iter().filter(|(there, _)| *there).map(|t| t.1).collect();
-        f.write_str(if names.is_empty() { "plain scores".to_owned() } else { names.join(", ") }.as_str())
+        f.write_str(
+            if names.is_empty() { "plain scores".to_owned() } else { names.join(", ") }.as_str(),
+        )
     }
 }
 

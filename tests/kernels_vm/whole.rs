@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::HashMap, ffi::c_int, rc::Rc, slice, sync::
 
 use crate::{
     compiler::nvrtc,
-    engine,
+    door, engine,
     fake::{Fake, Launch, RawLaunch},
     ptxvm::{Arg, DevicePtr, Machine, Module},
 };
@@ -154,6 +154,11 @@ fn pages_survive_moves_and_copies_by_kernels() {
         let text = "page memory on the device: cuLaunchKernel failed with code 2 (CUDA_ERROR_OUT_OF_MEMORY)";
         assert_eq!(error, text);
     });
+}
+
+#[test]
+fn a_cache_is_the_same_in_both_memories() {
+    device(90, |_, _, kernels| door::both_memories_agree(kernels, 60, 1));
 }
 
 #[test]
