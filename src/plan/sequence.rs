@@ -175,7 +175,7 @@ impl Sequence {
             .collect();
         self.tables.make_room(|| counts.iter().copied().enumerate());
         for (head, &count) in counts.iter().enumerate() {
-            pages.by_ref().take(count).for_each(|page| self.tables.push(head, page));
+            self.tables.extend(head, count, &mut pages);
             self.update_origin(head);
         }
         self.fills.sort(self.plan.classes(), |head| self.heads[head].lost);
@@ -194,9 +194,7 @@ impl Sequence {
         }
         self.tables.make_room(|| self.fills.due(self.plan.classes(), before, tokens));
         for (head, count) in self.fills.due(self.plan.classes(), before, tokens) {
-            for page in pages.by_ref().take(count) {
-                self.tables.push(head, page);
-            }
+            self.tables.extend(head, count, pages);
             self.origins[head] = self.origin(head, self.tables.len(head) - 1);
         }
         self.fills.move_to(self.plan.classes(), self.tokens);

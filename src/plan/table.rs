@@ -87,15 +87,21 @@ impl Tables {
         }
     }
 
-    /// Appends a page to a head that has room for it.
-    pub fn push(&mut self, head: usize, page: Page) {
+    /// Appends the next `count` pages to a head that has room for them.
+    pub fn extend(&mut self, head: usize, count: usize, pages: &mut impl Iterator<Item = Page>) {
         let extent = &mut self.extents[head];
-        assert!(extent.pages < extent.room, "push without room");
-        let at = (extent.start + extent.pages) as usize;
-        extent.pages += 1;
-        self.total += 1;
-        self.ids[at] = page.id;
-        self.generations[at] = page.generation;
+        assert!(count <= (extent.room - extent.pages) as usize, "pages without room");
+        let start = (extent.start + extent.pages) as usize;
+        let new = start..start + count;
+        let entries = self.ids[new.clone()].iter_mut().zip(&mut self.generations[new]);
+        let mut written = 0;
+        for ((id, generation), page) in entries.zip(pages) {
+            (*id, *generation) = (page.id, page.generation);
+            written += 1;
+        }
+        debug_assert_eq!(written, count, "pages are as many as were counted");
+        extent.pages += written as u32;
+        self.total += written;
     }
 
     /// Replaces a claim and returns the old one.

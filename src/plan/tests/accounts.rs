@@ -169,6 +169,6 @@ fn an_audit_finds_a_table_that_does_not_fit() {
     let mut cut = Vec::new();
     sequence.tables.truncate(1, 1, &mut cut);
     wrong(&sequence, 5, 1, 0);
-    sequence.tables.push(1, cut[0]);
+    sequence.tables.extend(1, 1, &mut cut.iter().copied());
     manager.audit([&sequence]).unwrap();
 }
