@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::{likelihood::PerplexityError, sampling::SamplingError};
+use super::{likelihood::PerplexityError, sampling::SamplingError, serve::StopStringError};
 use crate::{
     base::{CacheShape, ShapeError},
     cache::CacheError,
@@ -237,6 +237,13 @@ pub enum TokenizerError {
     },
 }
 
+impl TokenizerError {
+    /// What the library that cuts text into tokens said.
+    pub(super) fn bpe(error: impl ToString) -> Self {
+        Self::Bpe(error.to_string())
+    }
+}
+
 /// A step that cannot be run.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -307,6 +314,12 @@ pub enum EngineError {
     /// A request without a prompt, or for no token.
     #[error("a request needs at least one prompt token and one token to generate")]
     EmptyRequest,
+    /// Stop strings that cannot be looked for.
+    #[error(transparent)]
+    StopString(#[from] StopStringError),
+    /// Stop strings for a scheduler that knows no text.
+    #[error("stop strings need a scheduler with a tokenizer")]
+    NoTokenizer,
     /// A number from outside that nothing can be done with.
     #[error("{what} is {found}, it must be {expected}")]
     OutOfRange {

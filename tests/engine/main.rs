@@ -15,4 +15,5 @@ mod limits;
 mod paged;
 mod reference;
 mod serving;
+mod stop;
 mod vocabulary;
