@@ -36,10 +36,10 @@ pub(super) struct Weights {
     pub rope_divisors: Option<Vec<f32>>,
 }
 
-const EMBEDDING: &str = "token_embd.weight";
-const OUTPUT: &str = "output.weight";
-const OUTPUT_NORM: &str = "output_norm.weight";
-const ROPE_DIVISORS: &str = "rope_freqs.weight";
+pub(super) const EMBEDDING: &str = "token_embd.weight";
+pub(super) const OUTPUT: &str = "output.weight";
+pub(super) const OUTPUT_NORM: &str = "output_norm.weight";
+pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 const LAYER_TENSORS: [&str; 9] = [
     "attn_norm",
     "attn_q",
@@ -52,7 +52,7 @@ const LAYER_TENSORS: [&str; 9] = [
     "ffn_down",
 ];
 
-fn layer_tensor(layer: usize, name: &str) -> String {
+pub(super) fn layer_tensor(layer: usize, name: &str) -> String {
     format!("blk.{layer}.{name}.weight")
 }
 
@@ -113,8 +113,8 @@ impl Weights {
 
 impl Layer {
     fn load(source: &Source<'_>, config: &LlamaConfig, layer: usize) -> Result<Self, ModelError> {
-        let &LlamaConfig { embedding, feed_forward, .. } = config;
-        let (queries, row) = (config.layer().q_row(), config.layer().k_row());
+        let &LlamaConfig { cache, embedding, feed_forward, .. } = config;
+        let queries = cache.query_heads() * cache.head_dim();
         let read = |name: &str, shape: &[usize]| source.tensor(&layer_tensor(layer, name), shape);
         let norm =
             |name| Ok::<_, ModelError>(RmsNorm::new(read(name, &[embedding])?, config.rms_epsilon));
@@ -133,7 +133,7 @@ impl Layer {
         };
         Ok(Self {
             attention_norm: norm("attn_norm")?,
-            qkv: stacked(&[("attn_q", queries), ("attn_k", row), ("attn_v", row)])?,
+            qkv: stacked(&[("attn_q", queries), ("attn_k", cache.row()), ("attn_v", cache.row())])?,
             attention_output: narrow("attn_output", queries)?,
             feed_forward_norm: norm("ffn_norm")?,
             gate_up: stacked(&[("ffn_gate", feed_forward), ("ffn_up", feed_forward)])?,

@@ -8,7 +8,7 @@ use super::{
     config::LlamaConfig,
     error::{EngineError, ModelError},
     gguf::GgufFile,
-    kv::{KvBackend, LogitRow, LogitRows, Logits, Span},
+    kv::{KvBackend, LogitRows, Span, wanted},
     load::{Layer, Weights},
     rope::Rope,
     simd::swiglu,
@@ -70,8 +70,8 @@ impl Model {
     }
 
     /// The shape of the KV cache that this model needs.
-    pub fn shape(&self) -> &CacheShape {
-        &self.config.cache
+    pub fn shape(&self) -> CacheShape {
+        self.config.cache
     }
 
     /// Runs one step: the new tokens of every span, through all layers, with K and V kept by `kv`.
@@ -84,7 +84,7 @@ impl Model {
         spans: &[Span<'_>],
         kv: &mut dyn KvBackend,
     ) -> Result<LogitRows, EngineError> {
-        self.check(spans)?;
+        Self::check(&self.config, spans)?;
         let positions: Vec<usize> = spans
             .iter()
             .flat_map(|span| (0..span.tokens.len()).map(|i| span.position + i))
@@ -96,8 +96,9 @@ impl Model {
         Ok(self.logits(spans, &scratch.residual))
     }
 
-    fn check(&self, spans: &[Span<'_>]) -> Result<(), EngineError> {
-        let LlamaConfig { vocab, context, .. } = self.config;
+    /// Refuses a step that a model of that configuration cannot run.
+    pub(super) fn check(config: &LlamaConfig, spans: &[Span<'_>]) -> Result<(), EngineError> {
+        let LlamaConfig { vocab, context, .. } = *config;
         for (index, span) in spans.iter().enumerate() {
             if span.tokens.is_empty() {
                 return Err(EngineError::EmptySpan { span: index });
@@ -115,9 +116,8 @@ impl Model {
 
     fn scratch(&self, spans: &[Span<'_>], positions: &[usize]) -> Scratch {
         let tokens = positions.len();
-        let &LlamaConfig { embedding, feed_forward, .. } = &self.config;
-        let layer = self.config.layer();
-        let (queries, row) = (layer.q_row(), layer.k_row());
+        let &LlamaConfig { cache, embedding, feed_forward, .. } = &self.config;
+        let queries = cache.query_heads() * cache.head_dim();
         let mut residual = Vec::with_capacity(tokens * embedding);
         for &token in spans.iter().flat_map(|span| span.tokens) {
             residual.extend_from_slice(self.weights.embedding.row(token as usize));
@@ -126,10 +126,10 @@ impl Model {
             turns: self.rope.turns(positions),
             residual,
             normed: vec![0.0; tokens * embedding],
-            qkv: vec![0.0; tokens * (queries + 2 * row)],
+            qkv: vec![0.0; tokens * (queries + 2 * cache.row())],
             q: vec![0.0; tokens * queries],
-            k: vec![0.0; tokens * row],
-            v: vec![0.0; tokens * row],
+            k: vec![0.0; tokens * cache.row()],
+            v: vec![0.0; tokens * cache.row()],
             attended: vec![0.0; tokens * queries],
             gate_up: vec![0.0; tokens * 2 * feed_forward],
             gated: vec![0.0; tokens * feed_forward],
@@ -162,8 +162,8 @@ impl Model {
 
     /// Splits the fused product into q, k and v, and turns q and k on the way.
     fn turn(&self, s: &mut Scratch) {
-        let layer = self.config.layer();
-        let (queries, row) = (layer.q_row(), layer.k_row());
+        let cache = self.config.cache;
+        let (queries, row) = (cache.query_heads() * cache.head_dim(), cache.row());
         let (fused, pairs) = (queries + 2 * row, self.rope.pairs());
         let inputs =
             s.turns.par_chunks(JOB_TOKENS * pairs).zip(s.qkv.par_chunks(JOB_TOKENS * fused));
@@ -189,21 +189,12 @@ impl Model {
 
     fn logits(&self, spans: &[Span<'_>], residual: &[f32]) -> LogitRows {
         let LlamaConfig { embedding, vocab, .. } = self.config;
-        let mut owners = Vec::new();
-        let mut wanted = Vec::new();
-        let mut first = 0;
-        for (index, span) in spans.iter().enumerate() {
-            let count = span.tokens.len();
-            let tokens = match span.logits {
-                Logits::None => count..count,
-                Logits::Last => count - 1..count,
-                Logits::All => 0..count,
-            };
-            let rows = first + tokens.start..first + tokens.end;
-            wanted.extend_from_slice(&residual[rows.start * embedding..rows.end * embedding]);
-            owners.extend(tokens.map(|token| LogitRow { span: index, token }));
-            first += count;
-        }
+        let (rows, owners) = wanted(spans);
+        let wanted: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| &residual[row * embedding..][..embedding])
+            .copied()
+            .collect();
         let mut normed = vec![0.0; wanted.len()];
         self.weights.output_norm.apply(&wanted, &mut normed);
         let mut values = vec![0.0; owners.len() * vocab];

@@ -42,7 +42,13 @@ impl Rope {
         if let Some(pair) = frequencies.iter().position(|&frequency| !finite(frequency)) {
             return Err(ModelError::RopeFrequency { pair, frequency: frequencies[pair] });
         }
-        Ok(Self { head_dim: config.layer().k_dim(), frequencies })
+        Ok(Self { head_dim: config.cache.head_dim(), frequencies })
+    }
+
+    /// Radians per position of every pair.
+    #[cfg(feature = "cuda")]
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
     }
 
     /// Pairs of one head that turn.

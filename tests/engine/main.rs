@@ -15,5 +15,4 @@ mod limits;
 mod paged;
 mod reference;
 mod serving;
-mod stop;
 mod vocabulary;

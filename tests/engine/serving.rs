@@ -10,9 +10,7 @@ use headwise::{
     cache::{CacheConfig, CacheError, Capacity, Compression, KvCache},
     engine::{
         EngineError, Model, Strategy,
-        serve::{
-            Completion, CompressionPlan, Finish, Request, Scheduler, ServeOptions, StopStrings,
-        },
+        serve::{Completion, CompressionPlan, Finish, Request, Scheduler, ServeOptions},
     },
     evict::{Budget, EvictError, Policy, ScorerKind},
     plan::PlanError,
@@ -29,7 +27,7 @@ pub fn tiny() -> (tempfile::TempDir, Model) {
 }
 
 pub fn cache(model: &Model, capacity: Capacity) -> KvCache {
-    KvCache::new(&CacheConfig { capacity, ..CacheConfig::new(model.shape().clone(), 0) }).unwrap()
+    KvCache::new(&CacheConfig { capacity, ..CacheConfig::new(model.shape(), 0) }).unwrap()
 }
 
 pub fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {
@@ -39,7 +37,6 @@ pub fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {
         strategy: Strategy::Greedy,
         seed: 1,
         stop: Vec::new(),
-        stop_strings: StopStrings::default(),
     }
 }
 
