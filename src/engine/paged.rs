@@ -1,9 +1,9 @@
 //! The paged cache as the model's KV backend.
 
 use super::{error::EngineError, kv::KvBackend};
-use crate::cache::{CacheRef, HostMemory, KvMember, StepOf};
+use crate::cache::CacheStep;
 
-impl<C: CacheRef<Memory = HostMemory>, S: KvMember> KvBackend for StepOf<C, S> {
+impl KvBackend for CacheStep<'_> {
     fn attend(
         &mut self,
         layer: usize,
@@ -12,6 +12,6 @@ impl<C: CacheRef<Memory = HostMemory>, S: KvMember> KvBackend for StepOf<C, S> {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), EngineError> {
-        Ok(StepOf::attend(self, layer, q, k, v, out)?)
+        Ok(CacheStep::attend(self, layer, q, k, v, out)?)
     }
 }

@@ -59,7 +59,7 @@ pub fn perplexity(
     }
     model.config().check_context(context)?;
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
-    let cache = KvCache::new(&config)?;
+    let mut cache = KvCache::new(&config)?;
     let mut sum = NllSum::default();
     let (mut windows, mut pages) = (0, 0);
     for window in tokens.chunks_exact(context).take(options.windows) {
@@ -74,10 +74,10 @@ pub fn perplexity(
             Ok(())
         };
         let chunk = options.chunk;
-        prefill::feed(model, &cache, &mut sequence, window, chunk, Logits::All, each)?;
+        prefill::feed(model, &mut cache, &mut sequence, window, chunk, Logits::All, each)?;
         pages = sequence.tables().pages();
         drop(sequence);
-        cache.settle()?;
+        cache.settle();
         windows += 1;
     }
     let short = EngineError::TextTooShort { found: tokens.len(), needed: context };

@@ -8,12 +8,6 @@
 mod job;
 mod request;
 mod scheduler;
-mod stop;
-mod text;
 
-pub use request::{
-    Completion, CompressionPlan, Finish, Progress, Request, RequestId, ServeOptions,
-};
-pub use scheduler::{Scheduler, ServeStats};
-pub use stop::{StopStringError, StopStrings};
-pub use text::TextStream;
+pub use request::{Completion, CompressionPlan, Finish, Request, RequestId, ServeOptions};
+pub use scheduler::{Progress, Scheduler, ServeStats};

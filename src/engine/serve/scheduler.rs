@@ -1,17 +1,15 @@
 //! The scheduler: who runs, who waits, who makes way.
 
 mod budget;
-mod full;
 mod room;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
-use self::full::is_full;
 use super::{
     job::Job,
-    request::{Completion, Finish, Progress, Request, RequestId, ServeOptions},
+    request::{Completion, Finish, Request, RequestId, ServeOptions},
 };
 use crate::{
     cache::{CacheError, KvCache, KvSequence},
@@ -19,7 +17,6 @@ use crate::{
         error::EngineError,
         kv::{LogitRows, Logits, Span},
         model::Model,
-        tokenizer::Tokenizer,
     },
     plan::{Admission, PlanError},
 };
@@ -43,18 +40,26 @@ pub struct ServeStats {
     pub preemptions: usize,
 }
 
+/// What one step brought.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Tokens generated, with their requests.
+    pub tokens: Vec<(RequestId, u32)>,
+    /// Requests that are done, or failed.
+    pub completed: Vec<Completion>,
+}
+
 /// Runs any number of requests over one cache.
 #[derive(Debug)]
 pub struct Scheduler<'m> {
     model: &'m Model,
-    tokenizer: Option<&'m Tokenizer>,
     cache: KvCache,
     options: ServeOptions,
     waiting: VecDeque<Job>,
     /// In the order of their admission.
     running: Vec<Job>,
-    /// What a step brought which then failed, requests that ended: the next step reports it.
-    unreported: Progress,
+    /// Requests that ended in a step which then failed: the next step reports them.
+    unreported: Vec<Completion>,
     next_id: u64,
     stats: ServeStats,
 }
@@ -71,37 +76,25 @@ impl<'m> Scheduler<'m> {
     ) -> Result<Self, EngineError> {
         let (cache_shape, model_shape) = (cache.shape(), model.shape());
         if cache_shape != model_shape {
-            let (cache, model) = (cache_shape.clone(), model_shape.clone());
-            return Err(EngineError::ShapeMismatch { cache, model });
+            return Err(EngineError::ShapeMismatch { cache: cache_shape, model: model_shape });
         }
         options.check()?;
         Ok(Self {
             model,
-            tokenizer: None,
             cache,
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            unreported: Progress::default(),
+            unreported: Vec::new(),
             next_id: 0,
             stats: ServeStats::default(),
         })
-    }
-
-    /// The same scheduler, which also hands out text ([`Progress::text`]) and knows stop strings:
-    /// `tokenizer` is the model's.
-    #[must_use]
-    pub fn with_tokenizer(self, tokenizer: &'m Tokenizer) -> Self {
-        Self { tokenizer: Some(tokenizer), ..self }
     }
 
     /// Queues a request. One that can never run is refused here, with the numbers.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
         if request.prompt.is_empty() || request.max_new_tokens == 0 {
             return Err(EngineError::EmptyRequest);
-        }
-        if self.tokenizer.is_none() && !request.stop_strings.is_empty() {
-            return Err(EngineError::NoTokenizer);
         }
         let vocab = self.model.config().vocab;
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
@@ -133,14 +126,14 @@ impl<'m> Scheduler<'m> {
                 self.waiting.remove(waiting)?
             }
         };
-        let mut progress = Progress::default();
-        job.end(Finish::Cancelled, &mut progress);
-        progress.completed.pop()
+        let completion = job.end(Finish::Cancelled);
+        self.cache.settle();
+        Some(completion)
     }
 
     /// Whether every request is done, and was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty() && self.unreported.completed.is_empty()
+        self.waiting.is_empty() && self.running.is_empty() && self.unreported.is_empty()
     }
 
     /// What has been done so far.
@@ -179,7 +172,8 @@ impl<'m> Scheduler<'m> {
     /// for pages that sequences outside the scheduler hold. Nothing was appended: the requests stay, and
     /// the step can be tried again.
     pub fn step(&mut self) -> Result<Progress, EngineError> {
-        let mut progress = std::mem::take(&mut self.unreported);
+        let completed = std::mem::take(&mut self.unreported);
+        let mut progress = Progress { completed, ..Progress::default() };
         self.admit(&mut progress);
         let (members, rows) = loop {
             if self.running.is_empty() {
@@ -196,12 +190,12 @@ impl<'m> Scheduler<'m> {
             }
             match self.forward(&members, Keep::Tokens) {
                 Ok(rows) => break (members, rows),
-                Err(EngineError::Cache(error)) if is_full(&error) => {
+                Err(EngineError::Cache(error)) if room::is_full(&error) => {
                     self.make_room(error, &mut progress);
                 }
                 Err(error) => {
                     if let Err(error) = self.fail_offenders(&members, error, &mut progress) {
-                        self.unreported = progress;
+                        self.unreported = progress.completed;
                         return Err(error);
                     }
                 }
@@ -277,7 +271,7 @@ impl<'m> Scheduler<'m> {
         for member in members {
             match self.forward(std::slice::from_ref(member), Keep::Nothing) {
                 Ok(_) => {}
-                Err(EngineError::Cache(error)) if is_full(&error) => {}
+                Err(EngineError::Cache(error)) if room::is_full(&error) => {}
                 Err(error) => ended.push((member.0, Finish::Failed(Arc::new(error)))),
             }
         }
@@ -320,17 +314,21 @@ impl<'m> Scheduler<'m> {
         let job = &mut self.running[index];
         let token = job.sampler.sample(logits)?;
         self.stats.generated_tokens += 1;
-        let bytes = self.tokenizer.map(|tokenizer| tokenizer.token_bytes(token)).transpose()?;
-        Ok(job.accept(token, bytes.unwrap_or_default(), progress))
+        let finish = job.accept(token);
+        if !matches!(finish, Some(Finish::Stop)) {
+            progress.tokens.push((job.id, token));
+        }
+        Ok(finish)
     }
 
     /// Takes running jobs out, given in their order, and frees their pages.
     fn end(&mut self, ended: Vec<(usize, Finish)>, progress: &mut Progress) {
         let first = progress.completed.len();
         for (index, finish) in ended.into_iter().rev() {
-            self.running.remove(index).end(finish, progress);
+            progress.completed.push(self.running.remove(index).end(finish));
         }
         progress.completed[first..].reverse();
+        self.cache.settle();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aho_corasick::{AhoCorasick, MatchKind};
 
-use super::kinds::{TYPE_CONTROL, TYPE_USER_DEFINED};
+use super::{TYPE_CONTROL, TYPE_USER_DEFINED, bpe_error};
 use crate::engine::error::TokenizerError;
 
 /// Tokens that end a turn or a text in the chat formats of published models, by llama.cpp's list.
@@ -41,7 +41,7 @@ impl Controls {
         let search = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(texts)
-            .map_err(TokenizerError::bpe)?;
+            .map_err(|error| bpe_error(error.into()))?;
         Ok(Self { search, ids })
     }
 

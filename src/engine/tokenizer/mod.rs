@@ -2,7 +2,6 @@
 
 mod alphabet;
 mod controls;
-mod kinds;
 mod splits;
 mod stream;
 
@@ -17,13 +16,23 @@ pub use self::stream::StreamDecoder;
 use self::{
     alphabet::Alphabet,
     controls::{Controls, ends_by_name},
-    kinds::{TYPE_CONTROL, TYPE_NORMAL, TYPE_UNUSED, TYPE_USER_DEFINED},
     splits::pre_tokenizer,
 };
 use super::{
     error::{ModelError, TokenizerError},
     gguf::GgufFile,
 };
+
+/// `tokenizer.ggml.token_type` of tokens that are text.
+const TYPE_NORMAL: i64 = 1;
+/// Tokens that stand for something else than text.
+const TYPE_CONTROL: i64 = 3;
+/// Tokens that are matched as a whole before BPE, but are text.
+const TYPE_USER_DEFINED: i64 = 4;
+
+/// Tokens that stand for nothing: converters pad a vocabulary to the rows of the embedding with them
+/// (`[PAD300]`).
+const TYPE_UNUSED: i64 = 5;
 
 /// Of the `tokens` of a file those up to the last that is in use: unused ones at the end are padding.
 pub(super) fn tokens_in_use(file: &GgufFile, tokens: usize) -> Result<usize, ModelError> {
@@ -166,7 +175,7 @@ impl Tokenizer {
 
     /// Token ids of `text`, all of it text, without a BOS: no control token is among them.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.plain.encode_fast(text, false).map_err(TokenizerError::bpe)?;
+        let encoding = self.plain.encode_fast(text, false).map_err(bpe_error)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -210,6 +219,10 @@ impl Tokenizer {
         }
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
+}
+
+fn bpe_error(error: tokenizers::Error) -> TokenizerError {
+    TokenizerError::Bpe(error.to_string())
 }
 
 /// Tokens by id, with what the file says of each.
@@ -280,7 +293,7 @@ fn build(
         .vocab_and_merges(vocab, rules)
         .ignore_merges(llama_3)
         .build()
-        .map_err(TokenizerError::bpe)?;
+        .map_err(bpe_error)?;
     let mut tokenizer = tokenizers::Tokenizer::new(model);
     tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
     let user_defined: Vec<AddedToken> = (0..vocabulary.tokens.len())

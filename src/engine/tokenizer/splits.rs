@@ -10,6 +10,7 @@ use tokenizers::{
     },
 };
 
+use super::bpe_error;
 use crate::engine::error::TokenizerError;
 
 /// llama.cpp's splits for files that say `default`, one after another.
@@ -29,7 +30,7 @@ pub(super) fn pre_tokenizer(name: &str) -> Result<(PreTokenizerWrapper, bool), T
         let pattern = SplitPattern::Regex(regex.to_owned());
         Split::new(pattern, SplitDelimiterBehavior::Isolated, false)
             .map(PreTokenizerWrapper::from)
-            .map_err(TokenizerError::bpe)
+            .map_err(bpe_error)
     };
     let (steps, llama_3) = match name {
         "gpt-2" | "gpt2" => (vec![byte_level(true)], false),

@@ -1,9 +1,9 @@
 //! How many pages a request may hold, and will hold at most.
 
-use super::Scheduler;
+use super::{Job, Scheduler};
 use crate::{
     cache::{CacheError, Compression},
-    engine::{error::EngineError, serve::job::Job},
+    engine::error::EngineError,
     evict::{Budget, EvictError, HeadExtent},
 };
 

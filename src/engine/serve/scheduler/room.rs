@@ -2,16 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Scheduler, full::is_full};
+use super::{Finish, Job, Progress, Scheduler};
 use crate::{
     cache::{CacheError, Compression},
-    engine::{
-        error::EngineError,
-        serve::{
-            job::Job,
-            request::{Finish, Progress},
-        },
-    },
+    engine::error::EngineError,
     evict::Budget,
     plan::{Admission, PlanError, PoolError},
 };
@@ -31,9 +25,9 @@ impl Scheduler<'_> {
                 Ok(Admission::Never { needed, total }) => {
                     let error = CacheError::from(PlanError::NeverFits { needed, total });
                     let failed = Finish::Failed(Arc::new(error.into()));
-                    job.end(failed, progress);
+                    progress.completed.push(job.end(failed));
                 }
-                Err(error) => job.end(Finish::Failed(Arc::new(error)), progress),
+                Err(error) => progress.completed.push(job.end(Finish::Failed(Arc::new(error)))),
             }
         }
     }
@@ -129,7 +123,7 @@ impl Scheduler<'_> {
         let shared = self.give_way(&mut job);
         if alone && !shared && !others_are_enough {
             // The pool is too small for this one request.
-            job.end(Finish::Failed(Arc::new(full.into())), progress);
+            progress.completed.push(job.end(Finish::Failed(Arc::new(full.into()))));
             return;
         }
         job.preempt();
@@ -169,6 +163,16 @@ impl Scheduler<'_> {
         let held = job.sequence.as_ref().map_or(0, |sequence| sequence.tables().pages());
         let before = self.cache.stats().held;
         job.sequence = None;
+        self.cache.settle();
         before - self.cache.stats().held < held
     }
+}
+
+pub(super) fn is_full(error: &CacheError) -> bool {
+    matches!(
+        error,
+        CacheError::Plan(
+            PlanError::Pool(PoolError::OutOfPages { .. }) | PlanError::NeverFits { .. }
+        )
+    )
 }
