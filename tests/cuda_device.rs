@@ -1,5 +1,8 @@
 //! The CUDA side on a device, where this machine has one.
 
+#[cfg(feature = "engine")]
+#[path = "cuda_support/arithmetic.rs"]
+mod arithmetic;
 #[path = "cuda_support/backend.rs"]
 mod backend;
 #[path = "cuda_support/compiler.rs"]
@@ -8,6 +11,9 @@ mod compiler;
 mod conformance;
 #[path = "cuda_support/engine.rs"]
 mod engine;
+#[cfg(feature = "engine")]
+#[path = "cuda_support/forward.rs"]
+mod forward;
 #[path = "cuda_support/graph.rs"]
 mod graph;
 #[path = "cuda_support/launches.rs"]
@@ -20,11 +26,14 @@ mod memory;
 mod serving_loop;
 #[path = "common/skipped.rs"]
 mod skipped;
+#[cfg(feature = "engine")]
+#[path = "common/tiny_llama.rs"]
+mod tiny_llama;
 
 use std::sync::Arc;
 
 use headwise::{
-    base::LayerShape,
+    base::CacheShape,
     cuda::driver::{Context, Driver, Stream},
     device::{
         Kernels,
@@ -97,11 +106,10 @@ fn attention_is_that_of_the_reference() {
         .collect();
     kernels.prepare(&wanted, &Stream::new(&context).unwrap()).unwrap();
     for (seed, (group, head_dim)) in shapes.into_iter().enumerate() {
-        let layer = LayerShape::new(4, 4 * group, head_dim).unwrap();
-        let case =
-            AttentionCase { layer: &layer, formats: &mixed, longest: 20_000, seed: seed as u64 };
+        let shape = CacheShape::new(1, 4, 4 * group, head_dim).unwrap();
+        let case = AttentionCase { shape, formats: &mixed, longest: 20_000, seed: seed as u64 };
         let errors = attention_errors(&kernels, &case).unwrap();
-        assert!(errors.within(tolerance(&mixed)), "{layer:?}: {errors:?}");
+        assert!(errors.within(tolerance(&mixed)), "{shape:?}: {errors:?}");
     }
 }
 
@@ -109,11 +117,11 @@ fn attention_is_that_of_the_reference() {
 fn an_engines_decode_loop_is_that_of_the_reference() {
     let Some(context) = context() else { return };
     let Some(kernels) = kernels(&context) else { return };
-    let layer = LayerShape::new(3, 12, 64).unwrap();
+    let shape = CacheShape::new(1, 3, 12, 64).unwrap();
     for format in formats() {
         let layout = PageLayout::new(format, 64, 8192).unwrap();
         let lengths = [[700, 1], [701, 2], [20, 3], [0, 40], [1, 41], [300, 17]];
-        engine::decode_loop_agrees(&kernels, layout, &layer, &lengths, 2e-3);
+        engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 2e-3);
     }
 }
 
@@ -185,4 +193,45 @@ fn prompts_scores_and_gathered_rows_are_the_hosts() {
     let Some(kernels) = kernels(&context) else { return };
     launch_cases::sums_become_scores_at_rest(&kernels);
     few_formats().for_each(|format| launch_cases::gathered_rows_are_the_hosts(&kernels, format));
+}
+
+/// The kernels between an engine's products.
+#[cfg(feature = "engine")]
+mod between_products {
+    use headwise::device::Kernels;
+
+    use super::arithmetic::arithmetic;
+
+    fn on_a_device(case: &mut dyn FnMut(&Kernels)) {
+        let Some(context) = super::context() else { return };
+        let Some(kernels) = super::kernels(&context) else { return };
+        case(&kernels);
+    }
+
+    arithmetic!(on_a_device);
+}
+
+/// With products by cuBLAS.
+#[cfg(feature = "engine")]
+#[test]
+fn a_models_logits_are_the_hosts() {
+    use headwise::cuda::cublas::{CuBlas, Gemm};
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    if let Err(error) = CuBlas::open(&context) {
+        return skipped::skipped(format_args!("this test multiplies by cuBLAS, and {error}"));
+    }
+    let gemm = || -> Box<dyn Gemm + Send> { Box::new(CuBlas::open(&context).unwrap()) };
+    let wide = tiny_llama::TinyLlama {
+        heads: 6,
+        head_dim: 64,
+        layers: 4,
+        feed_forward: 800,
+        ..Default::default()
+    };
+    for tiny in [tiny_llama::TinyLlama::default(), wide] {
+        for stored in forward::STORED {
+            forward::forward_agrees(&kernels, &gemm, &tiny, stored);
+        }
+    }
 }

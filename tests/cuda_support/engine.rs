@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use headwise::{
     attend::{Attention, Batch, Head, Output, Reference, Span},
-    base::LayerShape,
+    base::CacheShape,
     cuda::{
         Staging,
         driver::{DeviceBuffer, Stream},
     },
     device::{
         CudaStore, Kernels, StepFence, TableMirror,
-        attention::{Appender, DecodeHead, Decoder, NewRows, Scoring, Tensors},
+        attention::{Appender, DecodeHead, Decoder, NewRows, Tensors},
         eviction::SlotData,
         kernels::Specialisation,
     },
@@ -29,12 +29,12 @@ use headwise::{
 pub fn decode_loop_agrees(
     kernels: &Arc<Kernels>,
     layout: PageLayout,
-    layer: &LayerShape,
+    shape: CacheShape,
     lengths: &[[usize; 2]],
     tolerance: f32,
 ) {
     const PAGES: usize = 400;
-    let (heads, group, dim) = (layer.kv_heads(), layer.group(), layout.channels.k);
+    let (heads, group, dim) = (shape.kv_heads(), shape.group(), layout.head_dim);
     let mut noise = Noise::new(lengths.len() as u64);
     let context = kernels.context();
     let stream = Arc::new(Stream::new(context).unwrap());
@@ -57,7 +57,7 @@ pub fn decode_loop_agrees(
     let mut appender = Appender::new(kernels, &specialisation, most_rows, &stream).unwrap();
     let buffer = |values: usize| DeviceBuffer::new(context, 4 * values).unwrap();
     let mut rows = [buffer(most_rows * dim), buffer(most_rows * dim)];
-    let results = 2 * layer.query_heads();
+    let results = 2 * shape.query_heads();
     let (mut queries, out, lse) = (buffer(results * dim), buffer(results * dim), buffer(results));
     let mut addresses = Vec::new();
 
@@ -116,7 +116,7 @@ pub fn decode_loop_agrees(
             let slots: Vec<u32> = sequence.heads().map(|table| table.slots as u32).collect();
             let mirror = &mirror;
             (0..heads).map(move |h| DecodeHead {
-                query: (s * layer.query_heads() + h * group) as u32,
+                query: (s * shape.query_heads() + h * group) as u32,
                 pages: mirror.extent(s * heads + h).unwrap().offset,
                 slots: slots[h],
                 logits: 0,
@@ -137,7 +137,7 @@ pub fn decode_loop_agrees(
             out: out.address(),
             lse: lse.address(),
             logits: 0,
-            scoring: Scoring::scaled(1.0 / (dim as f32).sqrt()),
+            scale: 1.0 / (dim as f32).sqrt(),
         };
         addresses.push((tensors.page_ids, decoder.merge_blocks()));
         // SAFETY: the plan's page ids are in the mirror and the arena; all buffers have their rows.
@@ -165,7 +165,7 @@ pub fn decode_loop_agrees(
             flat.chunks_exact(heads).map(|heads| Span { tokens: 1, heads }).collect();
         let (mut expected_out, mut expected_lse) = (vec![0f32; results * dim], vec![0f32; results]);
         let output = Output { out: &mut expected_out, lse: &mut expected_lse, scores: None };
-        Reference.attend(&host, &Batch { layer, spans: &spans, q: &q }, output).unwrap();
+        Reference.attend(&host, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
         let errors =
             [row_error(&got_out, &expected_out, dim), largest_error(&got_lse, &expected_lse)];
         assert!(errors.iter().all(|&error| error <= tolerance), "{step:?}: {errors:?}");

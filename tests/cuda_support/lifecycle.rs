@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use headwise::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
-    base::{LayerShape, Positions},
+    base::{CacheShape, Positions},
     cuda::{
         Staging,
         driver::{DeviceBuffer, Stream},
     },
     device::{
         CudaStore, Kernels, TableMirror,
-        attention::{Appender, NewRows, PrefillHead, Prefiller, Scoring, Tensors, WindowHead, WindowScorer},
+        attention::{Appender, NewRows, PrefillHead, Prefiller, Tensors, WindowHead, WindowScorer},
         eviction::{Evictor, Losing, MovedTable, PoolHead, PriceHead, SlotData, pool_scores},
         kernels::Specialisation,
     },
@@ -157,7 +157,7 @@ impl Engine<'_> {
             out: out.address(),
             lse: lse.address(),
             logits: 0,
-            scoring: Scoring::scaled(1.0 / (DIM as f32).sqrt()),
+            scale: 1.0 / (DIM as f32).sqrt(),
         };
         let (kernels, of, stream) = (self.kernels, self.specialisation, Arc::clone(&self.stream));
         let mut prefiller = Prefiller::new(kernels, &of, &stream).unwrap();
@@ -180,7 +180,6 @@ impl Engine<'_> {
                 slots: tokens,
                 before: tokens - window,
                 window,
-                skip: 0,
                 sums: h * tokens,
             })
             .collect();
@@ -201,7 +200,7 @@ impl Engine<'_> {
             pool_scores(kernels, &of, &pooled, addresses, data, &mut buffer, staging, &stream)
                 .unwrap();
         }
-        let layer = LayerShape::new(HEADS, query_heads, DIM).unwrap();
+        let shape = CacheShape::new(1, HEADS, query_heads, DIM).unwrap();
         let heads: Vec<Head<'_>> = sequence
             .heads()
             .map(|table| Head { pages: table.pages, slots: table.slots, layout: &layout })
@@ -210,9 +209,7 @@ impl Engine<'_> {
         let (mut want, mut want_lse) = (vec![0f32; q.len()], vec![0f32; PROMPT * query_heads]);
         let mut scores = SlotScores::new(WINDOW, Reduce::PerQueryHead);
         let output = Output { out: &mut want, lse: &mut want_lse, scores: Some(&mut scores) };
-        Reference
-            .attend(&self.host, &Batch { layer: &layer, spans: &spans, q: &q }, output)
-            .unwrap();
+        Reference.attend(&self.host, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
         assert!(row_error(&self.get(&out), &want, DIM) <= 1e-2);
         assert!(largest_error(&self.get(&lse), &want_lse) <= 1e-2);
         let sums = self.get(&sums);

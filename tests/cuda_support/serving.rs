@@ -4,14 +4,14 @@
 use half::f16;
 use headwise::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
-    base::{LayerShape, Positions},
+    base::{CacheShape, Positions},
     cuda::{
         Staging,
         driver::{DeviceBuffer, Stream},
     },
     device::{Kernels, eviction::SlotData},
     evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
-    format::{Overflow, PageFormat, PageLayout},
+    format::{PageFormat, PageLayout},
     measure::{
         serving::{Cache, CacheSetup, Memory, ModelShape, Phases, Prompt, Tables},
         verify::{Noise, row_error},
@@ -38,12 +38,10 @@ fn floats(values: &[f16]) -> Vec<f32> {
     values.iter().map(|v| v.to_f32()).collect()
 }
 
-/// What the host knows of a run: pages, scores at rest of each sequence's heads, and how many values it
-/// had to saturate.
+/// What the host knows of a run: pages, and scores at rest of each sequence's heads.
 struct Host {
     store: HostStore,
     scores: Vec<Vec<Vec<Score>>>,
-    saturated: u64,
 }
 
 struct Setup<'a> {
@@ -87,11 +85,7 @@ impl Setup<'_> {
         let out = DeviceBuffer::new(&context, 2 * batch * width).unwrap();
         for layer in 0..SHAPE.layers {
             let rows: Vec<f32> = self.noise.values(batch * width).iter().map(|v| 2.0 * v).collect();
-            let mut rows = halves(&rows);
-            // One key or value that no format holds: it is stored as zero, and counted.
-            let (q_width, kv) = (SHAPE.query_heads * dim, SHAPE.kv_heads);
-            let spoilt = self.noise.below(batch) * width + q_width;
-            rows[spoilt + self.noise.below(2 * kv * dim)] = f16::NAN;
+            let rows = halves(&rows);
             let bytes = bytemuck::cast_slice(&rows);
             self.staging.upload(self.stream, &mut qkv, [(0, bytes)]).unwrap();
             let addresses = [qkv.address(), out.address()];
@@ -105,14 +99,14 @@ impl Setup<'_> {
 
             let rows = floats(&rows);
             let heads = self.heads(cache, layer, unborn);
+            let (q_width, kv) = (SHAPE.query_heads * dim, SHAPE.kv_heads);
             for (i, (pages, slots)) in heads.iter().enumerate() {
                 let row = &rows[i / kv * width..][..width];
                 let k = &row[q_width + i % kv * dim..][..dim];
                 let v = &row[q_width + (kv + i % kv) * dim..][..dim];
                 let table = TablePages { pages, layout: &self.layout };
                 let (k, v) = (Rows::dense(k, dim), Rows::dense(v, dim));
-                let stored = host.store.append_with(table, slots - 1, k, v, Overflow::Saturate);
-                host.saturated += stored.unwrap() as u64;
+                host.store.append(table, slots - 1, k, v).unwrap();
             }
             let flat: Vec<Head<'_>> = heads
                 .iter()
@@ -122,13 +116,11 @@ impl Setup<'_> {
                 flat.chunks_exact(kv).map(|heads| Span { tokens: 1, heads }).collect();
             let q: Vec<f32> =
                 rows.chunks_exact(width).flat_map(|row| &row[..q_width]).copied().collect();
-            let of = LayerShape::new(kv, SHAPE.query_heads, dim).unwrap();
+            let shape = CacheShape::new(1, kv, SHAPE.query_heads, dim).unwrap();
             let (mut want, mut lse) = (vec![0f32; q.len()], vec![0f32; batch * SHAPE.query_heads]);
             let mut scores = SlotScores::new(1, Reduce::Group);
             let output = Output { out: &mut want, lse: &mut lse, scores: Some(&mut scores) };
-            Reference
-                .attend(&host.store, &Batch { layer: &of, spans: &spans, q: &q }, output)
-                .unwrap();
+            Reference.attend(&host.store, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
             let got: Vec<f32> =
                 got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
             let error = row_error(&got, &want, dim);
@@ -281,7 +273,7 @@ pub fn evicting_loop(
         let codes = |codes: &Vec<u16>| codes.iter().map(|&c| Score::from_bits(c)).collect();
         prompt.heads.iter().map(|head| codes(&head.scores)).collect()
     };
-    let mut host = Host { store, scores: prompts.iter().map(scores).collect(), saturated: 0 };
+    let mut host = Host { store, scores: prompts.iter().map(scores).collect() };
     let mut freed = 0;
     for &window in windows {
         cache.plan(window, &mut setup.staging, &stream).unwrap();
@@ -294,7 +286,4 @@ pub fn evicting_loop(
         }
     }
     assert_eq!(freed > 0, scored);
-    let steps: usize = windows.iter().sum();
-    assert_eq!(host.saturated, (steps * SHAPE.layers) as u64);
-    assert_eq!(cache.saturated(&mut setup.staging, &stream).unwrap(), host.saturated);
 }
