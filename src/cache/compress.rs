@@ -5,14 +5,16 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{
-    error::CacheError, kv_cache::KvCache, layouts::HeadLayouts, memory::Memory,
-    sequence::KvSequence, watch::Watch,
+    KvCache,
+    error::CacheError,
+    layouts::HeadLayouts,
+    sequence::{KvSequence, Watch},
 };
 use crate::{
     base::CacheShape,
     evict::{Budget, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan, quantize},
     plan::Rewrite,
-    store::TablePages,
+    store::{HostStore, PageStore, TablePages},
 };
 
 /// How a sequence is compressed.
@@ -50,44 +52,17 @@ impl std::fmt::Debug for Compression {
     }
 }
 
-impl<M: Memory> KvCache<M> {
-    /// Evicts whole pages until the sequence is within the budget. Heads of layers with a window take no
-    /// part: the budget is that of all others.
-    pub fn compress(
-        &self,
-        sequence: &mut KvSequence,
-        compression: &Compression,
-    ) -> Result<Compressed, CacheError> {
-        compress(self, sequence, compression)
-    }
-
-    /// Forgets the newest tokens of a sequence, so that `tokens` are left.
-    ///
-    /// # Errors
-    /// [`PlanError::PastMargin`](crate::plan::PlanError::PastMargin) in a shape with windows, beyond
-    /// [`CacheConfig::rollback`](super::CacheConfig::rollback).
-    pub fn truncate(&self, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
-        self.check_owner(sequence)?;
-        sequence.tables.recover()?;
-        if let Some(watch) = &sequence.watch {
-            watch.check(&sequence.tables)?;
-        }
-        let rewrite = self.settled(|manager| manager.truncate(&mut sequence.tables, tokens))??;
-        carry_out(rewrite, &self.memory, &sequence.layouts, &mut sequence.watch)?;
-        self.settle()
-    }
-}
-
-fn compress<M: Memory>(
-    cache: &KvCache<M>,
+pub(super) fn compress(
+    cache: &mut KvCache,
     sequence: &mut KvSequence,
     compression: &Compression,
 ) -> Result<Compressed, CacheError> {
     let Compression { scorer, policy, budget } = compression;
     cache.check_owner(sequence)?;
     sequence.tables.recover()?;
+    cache.settle();
+    let extents: Vec<HeadExtent> = sequence.extents();
     let tokens = sequence.tokens();
-    let (evictable, extents) = sequence.extents();
     let wanted = budget.pages_to_free(&extents, tokens, policy)?;
     if wanted == 0 {
         let (pages_freed, slots_evicted, slots_moved, pages_copied) = (0, 0, 0, 0);
@@ -103,30 +78,26 @@ fn compress<M: Memory>(
         let watch = sequence.watch.as_ref().filter(|watch| watch.serves(scorer));
         &watch.ok_or(CacheError::NotObserved { scorer: scorer.name() })?.scores
     } else {
-        computed = score_heads(cache.shape(), &cache.memory, sequence, scorer.as_ref())?;
+        computed = score_heads(cache.shape, &cache.store, sequence, scorer.as_ref())?;
         &computed
     };
-    let heads: Vec<HeadSlots<'_>> = (evictable.iter().zip(&extents))
-        .map(|(&head, extent)| HeadSlots {
-            scores: &scores[head],
-            positions: sequence.tables.head(head).positions,
+    let heads: Vec<HeadSlots<'_>> = (sequence.tables.heads().zip(scores).zip(&extents))
+        .map(|((table, scores), extent)| HeadSlots {
+            scores,
+            positions: table.positions,
             slots_per_page: extent.slots_per_page,
         })
         .collect();
     let plan = plan(&heads, tokens, policy, wanted)?;
     drop(heads);
-    let mut rewrites = plan.rewrites();
-    rewrites.iter_mut().for_each(|rewrite| rewrite.head = evictable[rewrite.head]);
 
-    let rewrite =
-        cache.settled(|manager| manager.rewrite_sparing(&mut sequence.tables, rewrites))?;
-    let rewrite = rewrite?;
+    let rewrite = cache.manager.rewrite_sparing(&mut sequence.tables, plan.rewrites())?;
     let pages_copied = rewrite.pages_copied();
-    let slots_moved = carry_out(rewrite, &cache.memory, &sequence.layouts, &mut sequence.watch)?;
+    let slots_moved = carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
     if let Some(watch) = &mut sequence.watch {
         watch.scores.iter_mut().for_each(|scores| scores.shrink_to(scores.len() + 64));
     }
-    cache.settle()?;
+    cache.settle();
     Ok(Compressed {
         pages_freed: plan.pages_freed(),
         slots_evicted: plan.victims(),
@@ -135,31 +106,44 @@ fn compress<M: Memory>(
     })
 }
 
+pub(super) fn truncate(
+    cache: &mut KvCache,
+    sequence: &mut KvSequence,
+    tokens: usize,
+) -> Result<(), CacheError> {
+    cache.check_owner(sequence)?;
+    sequence.tables.recover()?;
+    cache.settle();
+    if let Some(watch) = &sequence.watch {
+        watch.check(&sequence.tables)?;
+    }
+    let rewrite = cache.manager.truncate(&mut sequence.tables, tokens)?;
+    carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
+    cache.settle();
+    Ok(())
+}
+
 /// Scores of all slots from what the pages hold, head by head on all threads.
-fn score_heads<M: Memory>(
-    shape: &CacheShape,
-    memory: &M,
+fn score_heads(
+    shape: CacheShape,
+    store: &HostStore,
     sequence: &KvSequence,
     scorer: &dyn Scorer,
 ) -> Result<Vec<Vec<Score>>, CacheError> {
     let tables: Vec<_> = sequence.tables.heads().enumerate().collect();
     let score = |(head, table): (usize, crate::plan::HeadTable<'_>)| {
-        if sequence.tables.plan().is_windowed(head) {
-            return Ok(Vec::new());
-        }
-        let layer = shape.layer(shape.locate(head).0);
         let mut keys = Vec::new();
         if scorer.needs().keys {
-            keys.resize(table.slots * layer.k_dim(), 0.0);
+            keys.resize(table.slots * shape.head_dim(), 0.0);
             let pages = TablePages { pages: table.pages, layout: sequence.layouts.of(head) };
-            memory.read_keys(pages, &mut keys)?;
+            store.read_keys(pages, 0, &mut keys)?;
         }
         let context = HeadContext {
             head,
             logical_len: sequence.tokens(),
             positions: table.positions,
-            head_dim: layer.k_dim(),
-            group: layer.group(),
+            head_dim: shape.head_dim(),
+            group: shape.group(),
             queries: 0,
             keys: scorer.needs().keys.then_some(&keys[..]),
             attention: None,
@@ -175,9 +159,9 @@ fn score_heads<M: Memory>(
 
 /// Makes the copies and the moves of a rewrite, of bytes and of scores, and commits it; returns how many
 /// slots moved.
-fn carry_out<M: Memory>(
+fn carry_out(
     rewrite: Rewrite<'_>,
-    memory: &M,
+    store: &mut HostStore,
     layouts: &HeadLayouts,
     watch: &mut Option<Watch>,
 ) -> Result<usize, CacheError> {
@@ -185,14 +169,12 @@ fn carry_out<M: Memory>(
     let mut moved = 0;
     for pass in moving.passes() {
         let copies: Vec<(u32, u32)> = pass.copies().iter().map(|c| (c.from, c.to)).collect();
-        memory.copy_pages(&copies)?;
+        store.copy_pages(&copies)?;
         for head in pass.heads() {
             let pages = TablePages { pages: head.pages(), layout: layouts.of(head.head()) };
-            memory.move_slots(pages, head.moves())?;
+            store.move_slots(pages, head.moves())?;
             moved += head.moves().len();
-            if let Some(watch) = watch
-                && !layouts.plan().is_windowed(head.head())
-            {
+            if let Some(watch) = watch {
                 head.apply_to(&mut watch.scores[head.head()])?;
             }
         }
@@ -202,17 +184,15 @@ fn carry_out<M: Memory>(
 }
 
 impl KvSequence {
-    /// The heads that compete for a budget, all but those with a window, and their slots and slots per page
-    /// as budgets see them.
-    pub(crate) fn extents(&self) -> (Vec<usize>, Vec<HeadExtent>) {
+    /// Slots and slots per page of each head, as budgets see them.
+    pub(crate) fn extents(&self) -> Vec<HeadExtent> {
         let plan = self.tables.plan();
-        let heads = (0..plan.heads()).filter(|&head| !plan.is_windowed(head));
-        heads
-            .map(|head| {
-                let (slots, slots_per_page) =
-                    (self.tables.head(head).slots, plan.slots_per_page(head));
-                (head, HeadExtent { slots, slots_per_page })
+        let tables = self.tables.heads().enumerate();
+        tables
+            .map(|(head, table)| HeadExtent {
+                slots: table.slots,
+                slots_per_page: plan.slots_per_page(head),
             })
-            .unzip()
+            .collect()
     }
 }

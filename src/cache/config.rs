@@ -5,24 +5,21 @@ use super::{
     layouts::{FormatMap, HeadLayouts},
 };
 use crate::{
-    base::{CacheShape, LayerShape},
+    base::CacheShape,
     format::{PageFormat, PageLayout},
 };
 
 /// What a cache is made from.
 #[derive(Clone, Debug)]
 pub struct CacheConfig {
-    /// The layers: heads, channels, windows.
+    /// Layers, heads and channels.
     pub shape: CacheShape,
-    /// Tokens of one KV head, the widest of the shape, that a page holds in f16. Small pages waste less in partial pages and let
+    /// Tokens of one KV head that a page holds in f16. Small pages waste less in partial pages and let
     /// eviction come closer to single tokens; large ones need fewer table entries. Other formats hold
     /// more or fewer tokens in the same bytes.
     pub block_tokens: usize,
     /// The formats of each head's pages, and what becomes of values that they cannot hold.
     pub formats: FormatMap,
-    /// Newest tokens that [`truncate`](super::KvCache::truncate) can take back in layers with a window, whose
-    /// pages otherwise leave as soon as no query will see them. Beyond it truncation is refused.
-    pub rollback: usize,
     /// How much memory.
     pub capacity: Capacity,
 }
@@ -34,8 +31,7 @@ pub enum Capacity {
     Pages(usize),
     /// As many pages as fit in this many bytes.
     Bytes(usize),
-    /// Pages for this many tokens in every head, without eviction, and as if no layer had a window: so that
-    /// they may come in one step.
+    /// Pages for this many tokens in every head, without eviction.
     Tokens(usize),
 }
 
@@ -46,22 +42,14 @@ impl CacheConfig {
             shape,
             block_tokens: 16,
             formats: FormatMap::uniform(PageFormat::default()),
-            rollback: 0,
             capacity: Capacity::Tokens(tokens),
         }
     }
 
-    /// Bytes of a page: those of [`block_tokens`](Self::block_tokens) tokens of the widest heads. All pages are
-    /// equal, so narrower heads hold more tokens in each.
+    /// Bytes of a page.
     pub fn page_bytes(&self) -> Result<usize, CacheError> {
-        let of = |layer: &LayerShape| {
-            PageLayout::page_bytes_for(PageFormat::default(), layer.channels(), self.block_tokens)
-        };
-        let mut most = 0;
-        for layer in self.shape.iter() {
-            most = most.max(of(layer)?);
-        }
-        Ok(most)
+        let default = PageFormat::default();
+        Ok(PageLayout::page_bytes_for(default, self.shape.head_dim(), self.block_tokens)?)
     }
 
     /// Pages of the cache.
@@ -71,8 +59,7 @@ impl CacheConfig {
             Capacity::Pages(pages) => pages,
             Capacity::Bytes(bytes) => bytes / page_bytes,
             Capacity::Tokens(tokens) => {
-                let layouts =
-                    HeadLayouts::new(&self.shape, &self.formats, page_bytes, self.rollback)?;
+                let layouts = HeadLayouts::new(self.shape, &self.formats, page_bytes)?;
                 layouts.plan().pages_for(tokens)
             }
         };

@@ -45,12 +45,14 @@ pub enum CacheError {
         heads: usize,
     },
     /// A format map with the wrong number of heads, or an index beyond it.
-    #[error("no head {head} in a cache of {heads} KV heads over all layers")]
+    #[error("no head {head} in a format map of {layers} layers × {kv_heads} KV heads")]
     NoSuchHead {
         /// The index asked for, among all heads; or the heads of a map for another shape.
         head: usize,
-        /// KV heads over all layers of the shape.
-        heads: usize,
+        /// Layers of the shape.
+        layers: usize,
+        /// KV heads per layer of the shape.
+        kv_heads: usize,
     },
     /// A layer out of order, or one more than the shape has.
     #[error("layer {got} given to a step {}", turn(*expected, *layers))]
@@ -96,22 +98,6 @@ pub enum CacheError {
         got: usize,
         /// The length that fits.
         expected: usize,
-    },
-    /// A staged sequence whose pages are of another size, or whose heads are of another shape.
-    #[error("what is staged does not fit heads and pages of {page_bytes} bytes of this cache")]
-    OtherPages {
-        /// Bytes of the cache's pages.
-        page_bytes: usize,
-    },
-    /// A step within another step's attention: a job of the same rayon pool that steps the same cache, and
-    /// would wait for itself.
-    #[error("a step of this cache was begun inside the attention of another, in the same thread")]
-    Reentered,
-    /// A sequence that another step, or another thread, has at the moment.
-    #[error("sequence {member} of the step is locked elsewhere")]
-    Busy {
-        /// Its place in the step.
-        member: usize,
     },
     /// A scorer asked for attention of a sequence that collected none for it: it observed nothing, or
     /// for another scorer, or for this one with other settings.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CacheError;
 use crate::{
-    base::{CacheShape, LayerShape},
+    base::CacheShape,
     format::{Overflow, PageFormat, PageLayout},
     plan::TablePlan,
 };
@@ -63,45 +63,34 @@ pub struct HeadLayouts {
 }
 
 impl HeadLayouts {
-    /// Lays out the pages of every head of `shape` in `page_bytes` bytes. `rollback` is the margin of heads
-    /// with a window.
+    /// Lays out the pages of every head of `shape` in `page_bytes` bytes.
     pub fn new(
-        shape: &CacheShape,
+        shape: CacheShape,
         formats: &FormatMap,
         page_bytes: usize,
-        rollback: usize,
     ) -> Result<Self, CacheError> {
         let heads = shape.heads();
         if let Some((&head, _)) = formats.exceptions.range(heads..).next() {
-            return Err(CacheError::NoSuchHead { head, heads });
+            let (layers, kv_heads) = (shape.layers(), shape.kv_heads());
+            return Err(CacheError::NoSuchHead { head, layers, kv_heads });
         }
         let mut layouts: Vec<PageLayout> = Vec::new();
         let mut of_head = Vec::with_capacity(heads);
-        for (head, layer) in shape.layer_of_heads().enumerate() {
-            let (format, channels) = (formats.of(head), layer.channels());
-            let like = |layout: &PageLayout| (layout.format, layout.channels) == (format, channels);
-            let index = match layouts.iter().position(like) {
+        for head in 0..heads {
+            let format = formats.of(head);
+            let known = layouts.iter().position(|layout| layout.format == format);
+            let index = match known {
                 Some(index) => index,
                 None => {
-                    layouts.push(PageLayout::new(format, channels, page_bytes)?);
+                    layouts.push(PageLayout::new(format, shape.head_dim(), page_bytes)?);
                     layouts.len() - 1
                 }
             };
             of_head.push(index as u16);
         }
         let slots = of_head.iter().map(|&index| layouts[index as usize].slots);
-        let windows = shape.layer_of_heads().map(LayerShape::window);
-        let plan = Arc::new(TablePlan::new(slots)?.with_windows(windows, rollback)?);
+        let plan = Arc::new(TablePlan::new(slots)?);
         Ok(Self { formats: formats.clone(), layouts, of_head, plan })
-    }
-
-    /// Whether these are layouts of a shape's heads in pages of this size.
-    pub(super) fn fit(&self, shape: &CacheShape, page_bytes: usize) -> bool {
-        let of = |(head, layer): (usize, &LayerShape)| {
-            let layout = self.of(head);
-            (layout.channels, layout.page_bytes) == (layer.channels(), page_bytes)
-        };
-        self.of_head.len() == shape.heads() && shape.layer_of_heads().enumerate().all(of)
     }
 
     /// The layout of a head's pages.

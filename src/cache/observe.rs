@@ -1,17 +1,17 @@
 //! From the attention of a step to scores at rest.
 
-use super::{error::CacheError, layouts::HeadLayouts, watch::Watch};
+use super::{error::CacheError, layouts::HeadLayouts, sequence::Watch};
 use crate::{
     attend::{Reduce, SlotScores},
-    base::LayerShape,
+    base::CacheShape,
     evict::{HeadContext, Score, accumulate, quantize},
     plan::Sequence,
-    store::TablePages,
+    store::{HostStore, PageStore, TablePages},
 };
 
 /// Scores that a member of a step wants from attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub(super) enum Wish {
     Nothing,
     /// One value per slot, to add to what the slot has.
     Decode,
@@ -37,13 +37,13 @@ impl Wish {
 /// The scores of one head after a step. They wait for the step's commit: one that fails or is dropped
 /// leaves the old ones alone.
 #[derive(Debug)]
-pub struct Noted {
+pub(super) struct Noted {
     /// The sequence's place in the step.
-    pub(super) member: usize,
+    pub member: usize,
     /// The head, among all heads of the sequence.
-    pub(super) head: usize,
+    pub head: usize,
     /// One score for each of its slots.
-    pub(super) scores: Vec<Score>,
+    pub scores: Vec<Score>,
 }
 
 /// Buffers kept from step to step.
@@ -55,9 +55,8 @@ pub(super) struct Buffers {
 
 /// The attention that one sequence paid in one layer, and where its keys are.
 pub(super) struct Observed<'a> {
-    pub layer: &'a LayerShape,
-    /// The layer's first head among all.
-    pub first_head: usize,
+    pub shape: CacheShape,
+    pub layer: usize,
     /// The sequence's place in the step.
     pub member: usize,
     /// Its tokens in the step.
@@ -65,8 +64,7 @@ pub(super) struct Observed<'a> {
     /// Its place among the scores.
     pub span: usize,
     pub scores: &'a SlotScores,
-    /// Decodes the keys of a table.
-    pub read_keys: &'a dyn Fn(TablePages<'_>, &mut [f32]) -> Result<(), CacheError>,
+    pub store: &'a HostStore,
     pub layouts: &'a HeadLayouts,
 }
 
@@ -79,23 +77,23 @@ impl Observed<'_> {
         Buffers { values, keys }: &mut Buffers,
         noted: &mut Vec<Noted>,
     ) -> Result<(), CacheError> {
-        let (layer, scorer) = (self.layer, &watch.scorer);
+        let (shape, scorer) = (self.shape, &watch.scorer);
         let step = sequence.tokens() as u64;
-        for kv_head in 0..layer.kv_heads() {
-            let head = self.first_head + kv_head;
+        for kv_head in 0..shape.kv_heads() {
+            let head = shape.head_index(self.layer, kv_head);
             let table = sequence.head(head);
             if scorer.needs().keys {
-                keys.resize(table.slots * layer.k_dim(), 0.0);
+                keys.resize(table.slots * shape.head_dim(), 0.0);
                 let pages = TablePages { pages: table.pages, layout: self.layouts.of(head) };
-                (self.read_keys)(pages, keys)?;
+                self.store.read_keys(pages, 0, keys)?;
             }
             let context = HeadContext {
                 head,
                 logical_len: sequence.tokens(),
                 positions: table.positions,
-                head_dim: layer.k_dim(),
+                head_dim: shape.head_dim(),
                 group: match self.scores.reduce() {
-                    Reduce::PerQueryHead => layer.group(),
+                    Reduce::PerQueryHead => shape.group(),
                     Reduce::Group => 1,
                 },
                 queries: self.tokens.min(self.scores.window()),

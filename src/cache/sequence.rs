@@ -2,9 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{layouts::HeadLayouts, watch::Watch};
+use super::layouts::HeadLayouts;
 use crate::{
-    evict::{Score, Scorer},
+    evict::{EvictError, Score, Scorer},
     plan::{PlanError, Sequence},
 };
 
@@ -15,6 +15,39 @@ pub struct KvSequence {
     pub(super) watch: Option<Watch>,
 }
 
+/// What a sequence collects for an attention-based scorer.
+pub(super) struct Watch {
+    pub scorer: Arc<dyn Scorer>,
+    /// One score for each slot of each head.
+    pub scores: Vec<Vec<Score>>,
+}
+
+impl Watch {
+    /// Whether what was collected is what `scorer` goes by.
+    pub fn serves(&self, scorer: &Arc<dyn Scorer>) -> bool {
+        Arc::ptr_eq(&self.scorer, scorer) || self.scorer.is_like(scorer.as_ref())
+    }
+
+    /// Gives new slots, the last ones of each head, a score of zero. Not every scorer is told of every
+    /// step.
+    pub fn grow(&mut self, tables: &Sequence) {
+        for (scores, table) in self.scores.iter_mut().zip(tables.heads()) {
+            scores.resize(table.slots, Score::ZERO);
+        }
+    }
+
+    /// Refuses scores that are not those of the tables' slots: pages must not be freed by them.
+    pub fn check(&self, tables: &Sequence) -> Result<(), EvictError> {
+        for (scores, table) in self.scores.iter().zip(tables.heads()) {
+            let (got, expected) = (scores.len(), table.slots);
+            if got != expected {
+                return Err(EvictError::Length { what: "the head's scores", got, expected });
+            }
+        }
+        Ok(())
+    }
+}
+
 impl KvSequence {
     pub(super) fn new(tables: Sequence, layouts: Arc<HeadLayouts>) -> Self {
         Self { tables, layouts, watch: None }
@@ -22,7 +55,10 @@ impl KvSequence {
 
     /// The same sequence on shared pages.
     pub(super) fn forked(&self, tables: Sequence) -> Self {
-        let watch = self.watch.clone();
+        let watch = self
+            .watch
+            .as_ref()
+            .map(|watch| Watch { scorer: Arc::clone(&watch.scorer), scores: watch.scores.clone() });
         Self { tables, layouts: Arc::clone(&self.layouts), watch }
     }
 
@@ -38,7 +74,7 @@ impl KvSequence {
             self.watch = None;
             return;
         }
-        let scores = Watch::zeroes(&self.tables);
+        let scores = self.tables.heads().map(|table| vec![Score::ZERO; table.slots]).collect();
         self.watch = Some(Watch { scorer, scores });
     }
 
@@ -71,7 +107,7 @@ impl KvSequence {
         self.tables.tokens()
     }
 
-    /// The scores at rest of a head's slots, if the sequence collects any; empty for a head with a window.
+    /// The scores at rest of a head's slots, if the sequence collects any.
     pub fn scores(&self, head: usize) -> Option<&[Score]> {
         Some(&self.watch.as_ref()?.scores[head])
     }
@@ -81,6 +117,12 @@ impl KvSequence {
         let scores = self.watch.iter().flat_map(|watch| &watch.scores);
         let scores = scores.map(|s| s.capacity() * size_of::<Score>() + size_of_val(s));
         self.tables.metadata_bytes() + scores.sum::<usize>()
+    }
+}
+
+impl fmt::Debug for Watch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Watch({})", self.scorer.name())
     }
 }
 

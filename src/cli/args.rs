@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::{error::CliError, given::Given};
 use crate::{
-    base::{CacheShape, Channels},
+    base::CacheShape,
     cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
     evict::{
@@ -51,17 +51,16 @@ impl PageArgs {
     pub fn check(&self) -> Result<(), CliError> {
         above_zero([("--block-tokens", self.block_tokens)])?;
         at_most(MOST_BLOCK_TOKENS, [("--block-tokens", self.block_tokens)])?;
-        let narrowest = Channels::ALIGN;
+        let narrowest = CacheShape::HEAD_DIM_ALIGN;
         PageLayout::page_bytes_for(PageFormat::default(), narrowest, self.block_tokens)
             .map_err(CacheError::from)?;
         Ok(())
     }
 
-    pub fn config(&self, shape: &CacheShape, capacity: Capacity) -> CacheConfig {
+    pub fn config(&self, shape: CacheShape, capacity: Capacity) -> CacheConfig {
         let overflow = if self.saturate { Overflow::Saturate } else { Overflow::Refuse };
         let formats = FormatMap::uniform(self.format).on_overflow(overflow);
-        let shape = shape.clone();
-        CacheConfig { shape, block_tokens: self.block_tokens, formats, rollback: 0, capacity }
+        CacheConfig { shape, block_tokens: self.block_tokens, formats, capacity }
     }
 }
 

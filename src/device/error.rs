@@ -2,8 +2,7 @@
 
 use thiserror::Error;
 
-use super::kernels::Terms;
-use crate::{base::Channels, cuda::CudaError, format::PageFormat};
+use crate::{cuda::CudaError, format::PageFormat};
 
 /// Why something did not happen on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -49,24 +48,15 @@ pub enum DeviceError {
         /// What does not fit.
         problem: &'static str,
     },
-    /// A launch with other values than the kernels were compiled to take.
-    #[error("kernels for layers with {compiled} were launched for one with {given}")]
-    OtherTerms {
-        /// What the launch has values for.
-        given: Terms,
-        /// What the kernels were compiled for.
-        compiled: Terms,
-    },
     /// A page layout with fields that [`PageLayout::new`](crate::format::PageLayout::new) does not give.
     #[error(
-        "a page layout that is not that of {format} pages of {page_bytes} bytes and {k} and {v} channels",
-        k = channels.k, v = channels.v
+        "a page layout that is not that of {format} pages of {page_bytes} bytes at head_dim {head_dim}"
     )]
     ForgedLayout {
         /// Its formats.
         format: PageFormat,
         /// Its channels.
-        channels: Channels,
+        head_dim: usize,
         /// Its bytes.
         page_bytes: usize,
     },

@@ -1,16 +1,28 @@
 //! What fits, now and in the steps to come.
 
-use super::{admission::Admission, manager::BlockManager, needs, sequence::Sequence};
+use super::{manager::BlockManager, needs, pool::StepId, sequence::Sequence};
 use crate::base::sync::Arc;
 
-/// Pages that a step to come moves.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct StepForecast {
-    /// Pages that it takes.
-    pub takes: usize,
-    /// Pages that leave heads with a window at its commit: free once the step is retired, unless others
-    /// hold them too.
-    pub gives: usize,
+/// Whether a request for pages can be met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// Enough pages are free.
+    Now,
+    /// Not now; `missing` pages must be freed first.
+    Later {
+        /// Pages short.
+        missing: usize,
+        /// The step whose [retirement](BlockManager::retire) would free them: they wait behind the fence.
+        /// `None`: somebody has to give pages up.
+        enough_after: Option<StepId>,
+    },
+    /// Not even in an empty pool.
+    Never {
+        /// Pages needed.
+        needed: usize,
+        /// Pages in the pool.
+        total: usize,
+    },
 }
 
 impl BlockManager {
@@ -32,7 +44,7 @@ impl BlockManager {
         })
     }
 
-    /// Pages that each of the next `steps` steps takes and gives back if every sequence appends one token per step,
+    /// Pages that each of the next `steps` steps takes if every sequence appends one token per step,
     /// private copies of partial pages that are shared now (by forks) included: the first step makes
     /// them. That is what [`needs`](Self::needs) says of that step.
     ///
@@ -41,23 +53,22 @@ impl BlockManager {
     pub fn forecast<'a>(
         sequences: impl IntoIterator<Item = &'a Sequence>,
         steps: usize,
-    ) -> Vec<StepForecast> {
+    ) -> Vec<usize> {
         let sequences: Vec<&Sequence> = sequences.into_iter().collect();
-        let mut forecasts = vec![StepForecast::default(); steps];
+        let mut pages = vec![0; steps];
         for sequence in &sequences {
-            for (step, forecast) in forecasts.iter_mut().enumerate() {
+            for (step, pages) in pages.iter_mut().enumerate() {
                 let tokens = sequence.tokens() + step;
-                forecast.takes += sequence.fills.count(sequence.plan.classes(), tokens, 1);
-                forecast.gives += sequence.leaving_after(step);
+                *pages += sequence.fills.count(&sequence.plan, tokens, 1);
             }
         }
-        if let Some(now) = forecasts.first_mut() {
+        if let Some(now) = pages.first_mut() {
             let of_one_pool = sequences.chunk_by(|a, b| Arc::ptr_eq(&a.shared, &b.shared));
             for members in of_one_pool {
                 let members: Vec<_> = members.iter().map(|&sequence| (sequence, 1)).collect();
-                now.takes += needs::copies(&members[0].0.shared, &members);
+                *now += needs::copies(&members[0].0.shared, &members);
             }
         }
-        forecasts
+        pages
     }
 }

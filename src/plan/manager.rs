@@ -3,17 +3,18 @@
 use super::{
     audit::{self, Audit, AuditError},
     error::PlanError,
-    member::{Member, Refused},
-    open::Open,
+    guard::Open,
     pool::{Page, PagePool, PoolError, PoolStats, StepId},
     rewrite::{self, Rewrite, Stay},
     sequence::Sequence,
-    shared::Shared,
     sharing::Sharing,
-    step::{self, Step, StepOf},
+    step::{self, Step},
     table_plan::TablePlan,
 };
-use crate::base::{HeadRewrite, compact, sync::Arc};
+use crate::base::{
+    HeadRewrite, compact,
+    sync::{Arc, Mutex},
+};
 
 /// Owns the pages of a cache and hands them out to sequences.
 ///
@@ -37,10 +38,32 @@ pub struct BlockManager {
     shared: Arc<Shared>,
 }
 
+/// What a manager and its sequences share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pool: Mutex<PagePool>,
+}
+
+impl Shared {
+    pub fn with_pool<R>(&self, f: impl FnOnce(&mut PagePool) -> R) -> R {
+        self.pool.with(f)
+    }
+
+    /// Returns claims that tables held. Tables hold live claims only, so the pool takes them.
+    pub fn give(&self, pages: &[Page]) {
+        if pages.is_empty() {
+            return;
+        }
+        let given = self.with_pool(|pool| pool.give(pages));
+        debug_assert!(given.is_ok(), "a table held a dead claim: {given:?}");
+    }
+}
+
 impl BlockManager {
     /// A manager of `pages` pages.
     pub fn new(pages: usize) -> Result<Self, PoolError> {
-        Ok(Self { shared: Arc::new(Shared::new(pages)?) })
+        let pool = Mutex::new(PagePool::new(pages)?);
+        Ok(Self { shared: Arc::new(Shared { pool }) })
     }
 
     /// An empty sequence.
@@ -67,7 +90,6 @@ impl BlockManager {
             fills: sequence.fills.clone(),
             origins: sequence.origins.clone(),
             tokens: sequence.tokens,
-            next_leaving: sequence.next_leaving,
             sharing: Sharing::of_fork(),
             replaced: Vec::new(),
             open: Open::Nothing,
@@ -79,46 +101,10 @@ impl BlockManager {
         &self,
         appends: impl IntoIterator<Item = (&'a mut Sequence, usize)>,
     ) -> Result<Step<'a>, PlanError> {
-        Ok(self.reserve_members(appends)?)
-    }
-
-    /// As [`reserve`](Self::reserve), for sequences that the step holds in whatever way: by value, boxed, or
-    /// behind locks. Such a step borrows nothing: it can be stored, sent to another thread, and held while
-    /// other sequences are opened, forked and dropped.
-    ///
-    /// # Errors
-    /// [`Refused`] gives the members back.
-    ///
-    /// ```
-    /// use headwise::plan::{BlockManager, Sequence, StepOf, TablePlan};
-    ///
-    /// struct Running {
-    ///     step: StepOf<Sequence>,
-    /// }
-    ///
-    /// let manager = BlockManager::new(10)?;
-    /// let sequence = manager.sequence(TablePlan::new([4])?);
-    /// let running = Running { step: manager.reserve_members([(sequence, 6)]).map_err(|r| r.error)? };
-    /// let other = manager.sequence(TablePlan::new([4])?);
-    /// let worker = std::thread::spawn(move || running.step.commit());
-    /// let [sequence] = worker.join().unwrap().try_into().unwrap();
-    /// assert_eq!((sequence.tokens(), other.tokens()), (6, 0));
-    /// # Ok::<(), headwise::plan::PlanError>(())
-    /// ```
-    pub fn reserve_members<M: Member>(
-        &self,
-        members: impl IntoIterator<Item = (M, usize)>,
-    ) -> Result<StepOf<M>, Refused<M>> {
-        let mut members: Vec<(M, usize)> = members.into_iter().collect();
-        let mut ready =
-            members.iter().try_for_each(|(member, _)| self.check_owner(member.tables()));
-        if ready.is_ok() {
-            ready = members.iter_mut().try_for_each(|(member, _)| member.tables_mut().recover());
-        }
-        match ready {
-            Ok(()) => step::reserve(&self.shared, members),
-            Err(error) => Err(Refused { error, members }),
-        }
+        let mut appends: Vec<(&mut Sequence, usize)> = appends.into_iter().collect();
+        appends.iter().try_for_each(|(sequence, _)| self.check_owner(sequence))?;
+        appends.iter_mut().try_for_each(|(sequence, _)| sequence.recover())?;
+        step::reserve(&self.shared, appends)
     }
 
     /// Prepares the compaction of some heads by these very moves, in one [pass](super::Pass), for an
@@ -159,10 +145,6 @@ impl BlockManager {
     /// Prepares to forget the newest tokens, so that `tokens` are left. The tokens that came after a
     /// head's last eviction are its last slots, and nothing moves when they go; further back slots have
     /// no order, and that takes a compaction, a [sparing](Self::rewrite_sparing) one.
-    ///
-    /// # Errors
-    /// [`PlanError::PastMargin`] where a head with a window has given pages back that the next query would
-    /// see again.
     pub fn truncate<'a>(
         &self,
         sequence: &'a mut Sequence,
@@ -173,7 +155,6 @@ impl BlockManager {
         if tokens > sequence.tokens() {
             return Err(PlanError::TruncateGrows { tokens: sequence.tokens(), to: tokens });
         }
-        sequence.check_margin(tokens)?;
         let tables = sequence.heads().enumerate();
         let heads = tables.map(|(head, table)| {
             let (listed, run) = table.positions.split(table.slots);

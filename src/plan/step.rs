@@ -1,14 +1,9 @@
 //! The step plan: all sequences of one engine iteration get their pages, or none does.
 
 use super::{
-    error::PlanError,
-    growth::Growth,
-    member::{Member, Refused},
-    pool::Page,
-    sequence::Sequence,
-    shared::Shared,
-    tails::{self, SharedTail},
+    error::PlanError, manager::Shared, needs::Growth, pool::Page, sequence::Sequence, sharing,
 };
+use crate::base::sync::Arc;
 
 /// A whole-page copy that the engine makes before it writes to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,67 +27,37 @@ pub struct PageCopy {
 /// [`BlockManager::retire`](super::BlockManager::retire) the pool has that many fewer.
 #[derive(Debug)]
 #[must_use = "a step that is dropped is rolled back"]
-pub struct StepOf<M: Member> {
-    appends: Vec<Append<M>>,
+pub struct Step<'a> {
+    appends: Vec<Append<'a>>,
     copies: Vec<PageCopy>,
     pages: usize,
 }
 
-/// A step of sequences that are borrowed for as long as it lasts.
-pub type Step<'a> = StepOf<&'a mut Sequence>;
-
 /// One sequence's part of a step.
 #[derive(Debug)]
-struct Append<M> {
-    member: M,
+struct Append<'a> {
+    sequence: &'a mut Sequence,
     tokens: usize,
 }
 
-impl<M: Member> Append<M> {
-    fn new((mut member, tokens): (M, usize)) -> Self {
+impl<'a> Append<'a> {
+    fn new(sequence: &'a mut Sequence, tokens: usize) -> Self {
         if tokens > 0 {
             // Whoever appends has its partial pages for itself from now on.
-            member.tables_mut().sharing.settle();
+            sequence.sharing.settle();
         }
-        Self { member, tokens }
+        Self { sequence, tokens }
     }
 }
 
-pub(super) fn reserve<M: Member>(
-    shared: &Shared,
-    members: Vec<(M, usize)>,
-) -> Result<StepOf<M>, Refused<M>> {
-    let granted = grant(shared, &members);
-    let (pages, tails) = match granted {
-        Ok(granted) => granted,
-        Err(error) => return Err(Refused { error, members }),
-    };
-    let mut appends: Vec<Append<M>> = members.into_iter().map(Append::new).collect();
-    let total = pages.len();
-    let mut pages = pages.into_iter();
-    let mut copies = Vec::with_capacity(tails.len());
-    for (tail, page) in tails.into_iter().zip(&mut pages) {
-        let (sequence, head) = (appends[tail.member].member.tables_mut(), tail.head);
-        let last = sequence.tables.len(head) - 1;
-        let from = sequence.tables.page(head, last).id;
-        copies.push(PageCopy { head, from, to: page.id });
-        sequence.replace(head, last, page);
+pub(super) fn reserve<'a>(
+    shared: &Arc<Shared>,
+    appends: Vec<(&'a mut Sequence, usize)>,
+) -> Result<Step<'a>, PlanError> {
+    for (sequence, tokens) in &appends {
+        sequence.check_growth(*tokens)?;
     }
-    for append in &mut appends {
-        append.member.tables_mut().extend(append.tokens, &mut pages);
-    }
-    Ok(StepOf { appends, copies, pages: total })
-}
-
-/// The pages of a step, and the shared tails that some of them replace.
-fn grant<M: Member>(
-    shared: &Shared,
-    members: &[(M, usize)],
-) -> Result<(Vec<Page>, Vec<SharedTail>), PlanError> {
-    let members = || members.iter().map(|(member, tokens)| (member.tables(), *tokens));
-    for (sequence, tokens) in members() {
-        sequence.check_growth(tokens)?;
-    }
+    let members = || appends.iter().map(|(sequence, tokens)| (&**sequence, *tokens));
     let growth = Growth::of(members());
     let mut pages: Vec<Page> = Vec::new();
     let mut tails = Vec::new();
@@ -101,7 +66,7 @@ fn grant<M: Member>(
         // question: another thread may fork or free in between.
         shared.with_pool(|pool| {
             if growth.shares {
-                tails = tails::copied_tails(pool, members())?;
+                tails = sharing::copied_tails(pool, members())?;
             }
             let (needed, total) = (growth.least(), pool.stats().total);
             if needed > total {
@@ -110,18 +75,29 @@ fn grant<M: Member>(
             Ok(pool.take(growth.pages + tails.len(), &mut pages)?)
         })?;
     }
-    Ok((pages, tails))
+
+    let mut appends: Vec<Append<'_>> =
+        appends.into_iter().map(|(sequence, tokens)| Append::new(sequence, tokens)).collect();
+    let total = pages.len();
+    let mut pages = pages.into_iter();
+    let mut copies = Vec::with_capacity(tails.len());
+    for (tail, page) in tails.into_iter().zip(&mut pages) {
+        let (sequence, head) = (&mut *appends[tail.member].sequence, tail.head);
+        let last = sequence.tables.len(head) - 1;
+        let from = sequence.tables.page(head, last).id;
+        copies.push(PageCopy { head, from, to: page.id });
+        sequence.replace(head, last, page);
+    }
+    for append in &mut appends {
+        append.sequence.extend(append.tokens, &mut pages);
+    }
+    Ok(Step { appends, copies, pages: total })
 }
 
-impl<M: Member> StepOf<M> {
+impl Step<'_> {
     /// The sequences of the step in the order they were given, with their new tokens.
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = (&Sequence, usize)> {
-        self.appends.iter().map(|a| (a.member.tables(), a.tokens))
-    }
-
-    /// The members of the step in the order they were given, with their new tokens.
-    pub fn members(&self) -> impl ExactSizeIterator<Item = (&M, usize)> {
-        self.appends.iter().map(|a| (&a.member, a.tokens))
+        self.appends.iter().map(|a| (&*a.sequence, a.tokens))
     }
 
     /// Copies to make before anything is appended: partial tails that others share. Where all who hold
@@ -136,32 +112,21 @@ impl<M: Member> StepOf<M> {
         self.pages
     }
 
-    /// Keeps the tokens: their K and V are in the pages. Pages that no query will see again
-    /// [leave](Self::leaving). Returns the members in the order they were given.
-    pub fn commit(mut self) -> Vec<M> {
+    /// Keeps the tokens: their K and V are in the pages.
+    pub fn commit(mut self) {
         let mut dropped = Vec::new();
-        let appends = std::mem::take(&mut self.appends);
-        let mut members: Vec<M> = appends.into_iter().map(|append| append.member).collect();
-        for member in &mut members {
-            member.tables_mut().settle(&mut dropped);
+        let shared = self.appends.first().map(|a| Arc::clone(&a.sequence.shared));
+        for append in self.appends.drain(..) {
+            append.sequence.forget_replaced(&mut dropped);
         }
-        if let Some(member) = members.first() {
-            member.tables().shared.give(&dropped);
+        if let Some(shared) = shared {
+            shared.give(&dropped);
         }
-        members
-    }
-
-    /// Takes the tokens back, as a drop does, and returns the members in the order they were given.
-    pub fn roll_back(mut self) -> Vec<M> {
-        let appends = std::mem::take(&mut self.appends);
-        let mut members: Vec<M> = appends.into_iter().map(|append| append.member).collect();
-        members.iter_mut().for_each(|member| member.tables_mut().take_back());
-        members
     }
 }
 
-impl<M: Member> Drop for StepOf<M> {
+impl Drop for Step<'_> {
     fn drop(&mut self) {
-        self.appends.iter_mut().for_each(|append| append.member.tables_mut().take_back());
+        self.appends.iter_mut().for_each(|append| append.sequence.take_back());
     }
 }

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::error::ReportError;
+use super::file::ReportError;
 
 /// Links that a path may lead through.
 const MOST_LINKS: usize = 40;

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::tally::{MemoryUse, Tally};
 use crate::{
     base::CacheShape,
-    cache::{CacheError, FormatMap, KvCache, KvSequence, Memory},
+    cache::{CacheError, FormatMap, KvCache, KvSequence},
     plan::{PlanError, PoolStats},
+    store::PageStore,
 };
 
 /// Every byte of a cache at one moment, counted from pool and tables.
@@ -98,7 +99,7 @@ pub struct MetadataBytes {
 /// How much less is kept than was seen; `None` while nothing is held.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CompressionRates {
-    /// Slots that no eviction would have left, by slots kept.
+    /// Slots that all tokens would take in all heads, by slots kept.
     pub theoretical: Option<f64>,
     /// Bytes of the pages that an unevicted sequence of these tokens in these formats would hold, by
     /// bytes held.
@@ -111,9 +112,7 @@ pub struct CompressionRates {
 /// Bytes that other managers would hold for the same sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Alternatives {
-    /// Slots that no eviction would have left: every token in every head, but for what has left windows.
-    pub unevicted_slots: usize,
-    /// Pages of the same formats with these slots.
+    /// Pages of the same formats and no eviction.
     pub unevicted: usize,
     /// The slots kept, in pages, under one block table for all layers and heads (as in vLLM): every
     /// head holds as many slots as the longest one.
@@ -152,12 +151,12 @@ impl MemoryReport {
     ///
     /// # Errors
     /// A sequence of another cache, listed twice, or with a forgotten step.
-    pub fn of<'a, M: Memory>(
-        cache: &KvCache<M>,
+    pub fn of<'a>(
+        cache: &KvCache,
         sequences: impl IntoIterator<Item = &'a KvSequence>,
     ) -> Result<Self, CacheError> {
         let (shape, pages) = (cache.shape(), cache.stats());
-        let page_bytes = cache.page_bytes();
+        let page_bytes = cache.store().page_bytes();
         let pool_bytes = pages.total * page_bytes;
         let mut tally = Tally::new(pages.total, shape.heads());
         let mut metadata =
@@ -184,38 +183,38 @@ impl MemoryReport {
         }
         metadata.finish(pool_bytes);
         let heads = by_head(shape, tally.heads());
-        let layers = by_layer(&heads);
+        let layers = by_layer(shape, &heads);
         let total: MemoryUse = layers.iter().copied().sum();
         let unlisted_pages =
             pages.held.checked_sub(total.pages).ok_or(PlanError::ForeignSequence)?;
         let tokens = reports.iter().map(|r| r.tokens).sum();
         Ok(Self {
-            shape: shape.clone(),
+            shape,
             page_bytes,
             pages,
             pool: PoolBytes::of(cache, pages, page_bytes),
             unlisted_pages,
             tokens,
-            compression: CompressionRates::of(&alternatives, &total),
+            compression: CompressionRates::of(tokens * shape.heads(), &alternatives, &total),
             total,
             layers,
             heads,
             metadata,
             alternatives,
-            saturated: cache.saturated()?,
+            saturated: cache.saturated(),
             sequences: reports,
         })
     }
 }
 
 impl SequenceMemory {
-    fn of(shape: &CacheShape, page_bytes: usize, pool_bytes: usize, sequence: &KvSequence) -> Self {
+    fn of(shape: CacheShape, page_bytes: usize, pool_bytes: usize, sequence: &KvSequence) -> Self {
         let (tables, layouts) = (sequence.tables(), sequence.layouts());
         let uses = tables.heads().enumerate().map(|(head, table)| {
             MemoryUse::of_table(layouts.of(head), table.pages.len(), table.slots)
         });
         let heads = by_head(shape, uses);
-        let layers = by_layer(&heads);
+        let layers = by_layer(shape, &heads);
         let total: MemoryUse = layers.iter().copied().sum();
 
         let tokens = sequence.tokens();
@@ -224,23 +223,16 @@ impl SequenceMemory {
         let plan = tables.plan();
         let pages = |head: usize, slots: usize| slots.div_ceil(plan.slots_per_page(head));
         let mut alternatives = Alternatives {
-            unevicted_slots: 0,
-            unevicted: 0,
+            unevicted: plan.pages_for(tokens) * page_bytes,
             table_per_sequence: plan.pages_for(longest_of_all) * page_bytes,
             table_per_layer: 0,
-            contiguous_f16: 0,
+            contiguous_f16: 2 * tokens * shape.layers() * shape.row() * size_of::<f16>(),
         };
-        for (layer, of) in shape.iter().enumerate() {
-            let here = shape.layer_heads(layer);
-            let slots = longest(&heads[here.clone()]).unwrap_or(0);
-            let layer_pages: usize = here.clone().map(|h| pages(h, slots)).sum();
+        for (layer, heads) in heads.chunks(shape.kv_heads()).enumerate() {
+            let slots = longest(heads).unwrap_or(0);
+            let first = shape.head_index(layer, 0);
+            let layer_pages: usize = (first..first + heads.len()).map(|h| pages(h, slots)).sum();
             alternatives.table_per_layer += layer_pages * page_bytes;
-            alternatives.contiguous_f16 += tokens * (of.k_row() + of.v_row()) * size_of::<f16>();
-            for head in here {
-                let slots = plan.unevicted_slots(head, tokens);
-                alternatives.unevicted += pages(head, slots) * page_bytes;
-                alternatives.unevicted_slots += slots;
-            }
         }
 
         let mut metadata = MetadataBytes { tables: tables.metadata_bytes(), ..Default::default() };
@@ -249,7 +241,7 @@ impl SequenceMemory {
         Self {
             tokens,
             formats: layouts.formats().clone(),
-            compression: CompressionRates::of(&alternatives, &total),
+            compression: CompressionRates::of(tokens * shape.heads(), &alternatives, &total),
             total,
             layers,
             heads,
@@ -260,7 +252,7 @@ impl SequenceMemory {
 }
 
 impl PoolBytes {
-    fn of<M: Memory>(cache: &KvCache<M>, pages: PoolStats, page_bytes: usize) -> Self {
+    fn of(cache: &KvCache, pages: PoolStats, page_bytes: usize) -> Self {
         let plan = cache.table_plan();
         // The most tokens whose pages are free: pages_for never falls as tokens rise, and a token more
         // than every slot of the free pages never fits.
@@ -290,9 +282,9 @@ impl MetadataBytes {
 }
 
 impl CompressionRates {
-    fn of(alternatives: &Alternatives, total: &MemoryUse) -> Self {
+    fn of(logical_slots: usize, alternatives: &Alternatives, total: &MemoryUse) -> Self {
         let rate = |whole: usize, kept: usize| (kept > 0).then(|| whole as f64 / kept as f64);
-        let theoretical = rate(alternatives.unevicted_slots, total.slots);
+        let theoretical = rate(logical_slots, total.slots);
         let physical = rate(alternatives.unevicted, total.held_bytes);
         let ratio = theoretical.zip(physical).map(|(theory, practice)| practice / theory);
         Self { theoretical, physical, ratio }
@@ -301,7 +293,6 @@ impl CompressionRates {
 
 impl Alternatives {
     fn add(&mut self, other: &Self) {
-        self.unevicted_slots += other.unevicted_slots;
         self.unevicted += other.unevicted;
         self.table_per_sequence += other.table_per_sequence;
         self.table_per_layer += other.table_per_layer;
@@ -309,16 +300,17 @@ impl Alternatives {
     }
 }
 
-fn by_head(shape: &CacheShape, uses: impl Iterator<Item = MemoryUse>) -> Vec<HeadMemory> {
+fn by_head(shape: CacheShape, uses: impl Iterator<Item = MemoryUse>) -> Vec<HeadMemory> {
     uses.enumerate()
-        .map(|(head, memory)| {
-            let (layer, kv_head) = shape.locate(head);
-            HeadMemory { layer, kv_head, memory }
+        .map(|(head, memory)| HeadMemory {
+            layer: head / shape.kv_heads(),
+            kv_head: head % shape.kv_heads(),
+            memory,
         })
         .collect()
 }
 
-fn by_layer(heads: &[HeadMemory]) -> Vec<MemoryUse> {
-    let layers = heads.chunk_by(|a, b| a.layer == b.layer);
+fn by_layer(shape: CacheShape, heads: &[HeadMemory]) -> Vec<MemoryUse> {
+    let layers = heads.chunks(shape.kv_heads());
     layers.map(|heads| heads.iter().map(|head| head.memory).sum()).collect()
 }

@@ -7,8 +7,6 @@
 #[cfg(feature = "report")]
 mod destination;
 #[cfg(feature = "report")]
-mod error;
-#[cfg(feature = "report")]
 mod file;
 #[cfg(feature = "report")]
 pub mod html;
@@ -19,9 +17,7 @@ mod text;
 #[cfg(feature = "report")]
 pub use destination::{Destination, Identity};
 #[cfg(feature = "report")]
-pub use error::ReportError;
-#[cfg(feature = "report")]
-pub use file::{json, write_atomically, write_json};
+pub use file::{ReportError, json, write_atomically, write_json};
 pub use memory::{
     Alternatives, CompressionRates, HeadMemory, MemoryReport, MetadataBytes, PoolBytes,
     SequenceMemory,

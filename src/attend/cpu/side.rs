@@ -2,18 +2,21 @@
 
 use std::ops::Range;
 
+use super::ops::Ops;
 use crate::{
     attend::batch::Head,
-    format::{BLOCK, Region},
+    base::simd::Simd,
+    format::{BLOCK, Region, SlotFormat},
 };
 
 /// The K side or the V side of a head table.
-pub(super) struct Side<'a> {
+pub(super) struct Side<'a, S: Simd> {
     bytes: &'a [u8],
     pages: &'a [u32],
     page_bytes: usize,
     page_slots: usize,
     region: Region,
+    pub ops: Ops<S>,
 }
 
 /// Slots that are scored together, and the runs of a [`Bundle`].
@@ -63,12 +66,13 @@ impl Bundle {
     }
 }
 
-impl<'a> Side<'a> {
-    /// The side of `head` that lies in `region`, in pages that lie one after another in `bytes`.
-    pub fn new(bytes: &'a [u8], head: &Head<'a>, region: Region) -> Self {
+impl<'a, S: Simd> Side<'a, S> {
+    /// The side of `head` that `region` and `format` describe, in pages that lie one after another
+    /// in `bytes`.
+    pub fn new(bytes: &'a [u8], head: &Head<'a>, region: Region, format: SlotFormat) -> Self {
         let (pages, layout) = (head.pages, head.layout);
         let (page_bytes, page_slots) = (layout.page_bytes, layout.slots);
-        Self { bytes, pages, page_bytes, page_slots, region }
+        Self { bytes, pages, page_bytes, page_slots, region, ops: Ops::new(format) }
     }
 
     /// Slots of each page.
@@ -76,19 +80,19 @@ impl<'a> Side<'a> {
         self.page_slots
     }
 
-    /// Payload bytes from one slot to the next.
+    /// Payload bytes of a slot.
     pub fn slot_bytes(&self) -> usize {
         self.region.payload_stride
     }
 
-    /// Payload and scale bytes from one slot to the next.
+    /// Payload and scale bytes of a slot.
     pub fn strides(&self) -> (usize, usize) {
         (self.region.payload_stride, self.region.scale_stride)
     }
 
     /// `count` slots from `at` on, all of one page.
     #[inline(always)]
-    fn run(&self, at: InTable, count: usize, ahead: Option<(&Side<'a>, InTable)>) -> Run {
+    fn run(&self, at: InTable, count: usize, ahead: Option<(&Side<'a, S>, InTable)>) -> Run {
         let start = self.pages[at.page] as usize * self.page_bytes;
         let page = &self.bytes[start..start + self.page_bytes];
         let part = |start: usize, stride: usize| {
@@ -125,24 +129,24 @@ impl<'a> Side<'a> {
 }
 
 /// Slots of a side as bundles, in order, side by side where there are whole pages enough.
-pub(super) struct Bundles<'b, 'a> {
-    side: &'b Side<'a>,
+pub(super) struct Bundles<'b, 'a, S: Simd> {
+    side: &'b Side<'a, S>,
     streams: bool,
     next: InTable,
     left: usize,
-    ahead: Option<(&'b Side<'a>, InTable)>,
+    ahead: Option<(&'b Side<'a, S>, InTable)>,
     /// Filled in place: a copy would read in vectors what was just written piece by piece.
     bundle: Bundle,
 }
 
-impl<'b, 'a> Bundles<'b, 'a> {
+impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
     /// The runs of `slots`, side by side if `streams` asks for it. `ahead` is a side and a distance:
     /// along with slot `i` comes the address of slot `i + distance` of that side.
     pub fn new(
-        side: &'b Side<'a>,
+        side: &'b Side<'a, S>,
         slots: Range<usize>,
         streams: bool,
-        ahead: Option<(&'b Side<'a>, usize)>,
+        ahead: Option<(&'b Side<'a, S>, usize)>,
     ) -> Self {
         const NONE: *const u8 = std::ptr::null();
         let none = Run { payload: NONE, scales: NONE, ahead: NONE };
@@ -210,7 +214,7 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Slots of `side`, if any.
-    pub fn new(side: Option<&Side<'_>>, head_dim: usize) -> Self {
+    pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
         let slot_bytes = side.map_or(0, Side::slot_bytes);
         let block_bytes = slot_bytes.div_ceil(head_dim.div_ceil(BLOCK));
         Self { slot_bytes, block_bytes, lines: block_bytes.div_ceil(LINE) }

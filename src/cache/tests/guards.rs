@@ -43,20 +43,21 @@ fn nobody_waits_for_pages_that_nobody_holds() {
     let mut model = Model::new(3);
     let uniform = || FormatMap::uniform(PageFormat::default());
     // Eight tokens in pages of four are two pages for each of four heads: all there are.
-    let cache = cache(&model, uniform(), 8);
-    let fill =
-        |model: &mut Model, cache: &KvCache| prefilled(model, cache, &[8], ScorerKind::Random).0;
-    drop(fill(&mut model, &cache));
+    let mut cache = cache(&model, uniform(), 8);
+    let fill = |model: &mut Model, cache: &mut KvCache| {
+        prefilled(model, cache, &[8], ScorerKind::Random).0
+    };
+    drop(fill(&mut model, &mut cache));
     assert_eq!((cache.stats().free, cache.stats().fenced), (8, 0));
-    drop(fill(&mut model, &cache));
+    drop(fill(&mut model, &mut cache));
     assert_eq!(cache.manager().admission(8, 0), Admission::Now);
     // A step, granted and refused.
-    drop(fill(&mut model, &cache));
+    drop(fill(&mut model, &mut cache));
     let mut next = cache.sequence();
     drop(cache.step([(&mut next, 8)]).unwrap());
     let refused = cache.step([(&mut next, 9)]).unwrap_err();
     assert_eq!(refused, PlanError::NeverFits { needed: 12, total: 8 }.into());
-    let second = fill(&mut model, &cache);
+    let second = fill(&mut model, &mut cache);
     let refused = cache.step([(&mut next, 1)]).unwrap_err();
     let full = PoolError::OutOfPages { needed: 4, free: 0, fenced: 0, enough_after: None };
     assert_eq!(refused, PlanError::Pool(full).into());
@@ -64,22 +65,22 @@ fn nobody_waits_for_pages_that_nobody_holds() {
     drop(cache.step([(&mut next, 1)]).unwrap());
 
     // Compression and truncation of what a fork shares copy pages.
-    let cache = super::cache(&model, uniform(), 24);
+    let mut cache = super::cache(&model, uniform(), 24);
     for verb in [
         (|cache, sequence| {
             let compression = compression(ScorerKind::Random, Budget::Pages(8));
             cache.compress(sequence, &compression).map(drop)
-        }) as fn(&KvCache, &mut KvSequence) -> Result<(), CacheError>,
+        }) as fn(&mut KvCache, &mut KvSequence) -> Result<(), CacheError>,
         |cache, sequence| cache.truncate(sequence, 9),
     ] {
-        let (mut sequence, _) = prefilled(&mut model, &cache, &[16], ScorerKind::Random);
+        let (mut sequence, _) = prefilled(&mut model, &mut cache, &[16], ScorerKind::Random);
         let compression = compression(ScorerKind::Random, Budget::Pages(12));
         cache.compress(&mut sequence, &compression).unwrap();
         let fork = cache.fork(&sequence).unwrap();
-        let other = prefilled(&mut model, &cache, &[12], ScorerKind::Random).0;
+        let other = prefilled(&mut model, &mut cache, &[12], ScorerKind::Random).0;
         assert_eq!(cache.stats().free, 0);
         drop(other);
-        verb(&cache, &mut sequence).unwrap();
+        verb(&mut cache, &mut sequence).unwrap();
         cache.audit([&sequence, &fork]).unwrap();
     }
 }
@@ -89,35 +90,36 @@ fn nobody_waits_for_pages_that_nobody_holds() {
 #[test]
 fn freed_pages_are_poisoned() {
     let mut model = Model::new(3);
-    let cache = cache(&model, mixed(), 300);
+    let mut cache = cache(&model, mixed(), 300);
     let poisoned = |cache: &KvCache, pages: &[u32]| {
         pages.iter().all(|&page| cache.store().page(page).unwrap().iter().all(|&b| b == 0xff))
     };
     let ids = |sequence: &KvSequence| -> Vec<u32> {
         sequence.tables().heads().flat_map(|table| table.pages.to_vec()).collect()
     };
-    let (sequence, _) = prefilled(&mut model, &cache, &[9], ScorerKind::Random);
-    let (mut other, _) = prefilled(&mut model, &cache, &[9], ScorerKind::Random);
+    let (sequence, _) = prefilled(&mut model, &mut cache, &[9], ScorerKind::Random);
+    let (mut other, _) = prefilled(&mut model, &mut cache, &[9], ScorerKind::Random);
     let (first, second) = (ids(&sequence), ids(&other));
     drop(sequence);
-    // Counters open the fence too.
-    assert!(!poisoned(&cache, &first[..1]));
+    // Counters open the fence; the next verb poisons what came out.
     assert_eq!(cache.stats().fenced, 0);
+    assert!(!poisoned(&cache, &first[..1]));
+    drop(cache.step([(&mut other, 0)]).unwrap());
     assert!(poisoned(&cache, &first));
     assert!(second.iter().all(|page| !poisoned(&cache, &[*page])));
     cache.truncate(&mut other, 0).unwrap();
     assert!(poisoned(&cache, &second));
-    let (sequence, _) = prefilled(&mut model, &cache, &[9], ScorerKind::Random);
+    let (sequence, _) = prefilled(&mut model, &mut cache, &[9], ScorerKind::Random);
     let third = ids(&sequence);
     drop(sequence);
-    cache.settle().unwrap();
+    cache.settle();
     assert!(poisoned(&cache, &third));
 }
 
 /// A step that is forgotten instead of dropped leaves nothing that a later verb trips over.
 #[test]
 fn a_forgotten_step_leaves_no_trace() {
-    type Verb = fn(&mut Model, &KvCache, &mut KvSequence, &mut History);
+    type Verb = fn(&mut Model, &mut KvCache, &mut KvSequence, &mut History);
     let verbs: [Verb; 5] = [
         |model, cache, sequence, history| {
             model.step(cache, &mut [(sequence, history, 3)], 0.02).unwrap();
@@ -141,25 +143,24 @@ fn a_forgotten_step_leaves_no_trace() {
     ];
     for (case, verb) in verbs.into_iter().enumerate() {
         let mut model = Model::new(5);
-        let cache = cache(&model, mixed(), 300);
-        let shape = model.shape.clone();
+        let mut cache = cache(&model, mixed(), 300);
+        let shape = model.shape;
         let (mut sequence, mut history) =
-            prefilled(&mut model, &cache, &[21], ScorerKind::KvCompress);
+            prefilled(&mut model, &mut cache, &[21], ScorerKind::KvCompress);
         let fork = cache.fork(&sequence).unwrap();
         let (held, scores) = (held(&cache, &fork), all_scores(&fork));
         let mut step = cache.step([(&mut sequence, 7)]).unwrap();
-        let q = model.values(7 * shape.layer(0).q_row());
-        let (k, v) =
-            (model.values(7 * shape.layer(0).k_row()), model.values(7 * shape.layer(0).k_row()));
+        let q = model.values(7 * shape.query_heads() * shape.head_dim());
+        let (k, v) = (model.values(7 * shape.row()), model.values(7 * shape.row()));
         step.attend(0, &q, &k, &v, &mut vec![0.0; q.len()]).unwrap();
         forget(step);
         assert_eq!(sequence.tokens(), 28, "the next verb takes them back");
-        verb(&mut model, &cache, &mut sequence, &mut history);
+        verb(&mut model, &mut cache, &mut sequence, &mut history);
         for (head, table) in sequence.tables().heads().enumerate() {
             assert_eq!(sequence.scores(head).unwrap().len(), table.slots, "verb {case}");
         }
         assert!(sequence.tokens() <= 24);
-        model.step(&cache, &mut [(&mut sequence, &mut history, 2)], 0.02).unwrap();
+        model.step(&mut cache, &mut [(&mut sequence, &mut history, 2)], 0.02).unwrap();
         assert!(super::held(&cache, &fork) == held, "verb {case} changed the fork");
         assert_eq!(all_scores(&fork), scores);
         cache.audit([&sequence, &fork]).unwrap();
@@ -172,19 +173,20 @@ fn a_forgotten_step_leaves_no_trace() {
 #[test]
 fn a_panic_while_members_are_listed_changes_nothing() {
     let mut model = Model::new(5);
-    let cache = cache(&model, mixed(), 300);
-    let (mut sequence, mut history) = prefilled(&mut model, &cache, &[21], ScorerKind::KvCompress);
+    let mut cache = cache(&model, mixed(), 300);
+    let (mut sequence, mut history) =
+        prefilled(&mut model, &mut cache, &[21], ScorerKind::KvCompress);
     let members = [Some(&mut sequence), None].into_iter().map(|member| (member.unwrap(), 1));
     let listed = AssertUnwindSafe(|| drop(cache.step(members)));
     assert!(catch_unwind(listed).is_err());
-    model.step(&cache, &mut [(&mut sequence, &mut history, 2)], 0.02).unwrap();
+    model.step(&mut cache, &mut [(&mut sequence, &mut history, 2)], 0.02).unwrap();
     cache.audit([&sequence]).unwrap();
 }
 
 #[test]
 fn a_commit_says_how_many_layers_are_missing() {
     let mut model = Model::new(5);
-    let cache = cache(&model, mixed(), 300);
+    let mut cache = cache(&model, mixed(), 300);
     let mut sequence = cache.sequence();
     let message = |given, error: CacheError| {
         assert_eq!(error, CacheError::MissingLayers { given, layers: 2 });
@@ -192,9 +194,9 @@ fn a_commit_says_how_many_layers_are_missing() {
     };
     let error = cache.step([(&mut sequence, 1)]).unwrap().commit().unwrap_err();
     assert_eq!(message(0, error), "0 of 2 layers were given to a step that was to be committed");
-    let shape = model.shape.clone();
-    let q = model.values(shape.layer(0).q_row());
-    let kv = model.values(shape.layer(0).k_row());
+    let shape = model.shape;
+    let q = model.values(shape.query_heads() * shape.head_dim());
+    let kv = model.values(shape.row());
     let mut out = vec![0.0; q.len()];
     let mut step = cache.step([(&mut sequence, 1)]).unwrap();
     let early = step.attend(1, &q, &kv, &kv, &mut out).unwrap_err();
@@ -213,7 +215,7 @@ fn the_pages_of_a_forgotten_step_are_there_for_the_next() {
     let shape = CacheShape::new(2, 2, 2, 16).unwrap();
     let capacity = Capacity::Pages(8);
     let config = CacheConfig { block_tokens: 4, capacity, ..CacheConfig::new(shape, 4) };
-    let cache = KvCache::new(&config).unwrap();
+    let mut cache = KvCache::new(&config).unwrap();
     let mut sequence = cache.sequence();
     let rows = vec![0.5; 4 * 2 * 16];
     let mut out = rows.clone();

@@ -10,22 +10,18 @@ use crate::{
 type Inputs = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 fn inputs(model: &mut Model, tokens: usize) -> Vec<Inputs> {
-    let shape = model.shape.clone();
+    let shape = model.shape;
     (0..shape.layers())
         .map(|_| {
-            let q = model.values(tokens * shape.layer(0).q_row());
-            (
-                q,
-                model.values(tokens * shape.layer(0).k_row()),
-                model.values(tokens * shape.layer(0).k_row()),
-            )
+            let q = model.values(tokens * shape.query_heads() * shape.head_dim());
+            (q, model.values(tokens * shape.row()), model.values(tokens * shape.row()))
         })
         .collect()
 }
 
 /// All that a sequence holds, decoded.
 fn contents(cache: &KvCache, sequence: &KvSequence) -> Vec<(Vec<f32>, Vec<f32>)> {
-    let head_dim = cache.shape().layer(0).k_dim();
+    let head_dim = cache.shape().head_dim();
     let heads = sequence.tables().heads().enumerate();
     heads
         .map(|(head, table)| {
@@ -63,20 +59,18 @@ fn a_value_that_its_format_cannot_hold_is_refused_by_name() {
                     Side::Key => PageFormat { k: format, ..f32 },
                     Side::Value => PageFormat { v: format, ..f32 },
                 };
-                let cache = cache(&model, FormatMap::uniform(f32).with(3, here), 100);
+                let mut cache = cache(&model, FormatMap::uniform(f32).with(3, here), 100);
                 let (mut a, mut b) = (cache.sequence(), cache.sequence());
                 let (mut of_a, mut of_b) = (model.history(), model.history());
                 let mut both = [(&mut a, &mut of_a, 5), (&mut b, &mut of_b, 9)];
-                model.step(&cache, &mut both, 0.02).unwrap();
+                model.step(&mut cache, &mut both, 0.02).unwrap();
                 let before = [contents(&cache, &a), contents(&cache, &b)];
 
                 let good = inputs(&mut model, 2 + 3);
                 let mut bad = good[1].clone();
                 let (layer, kv_head, token, channel) = (1, 1, 1, 30);
-                let shape = model.shape.clone();
-                let row = (2 + token) * shape.layer(0).k_row()
-                    + kv_head * shape.layer(0).k_dim()
-                    + channel;
+                let shape = model.shape;
+                let row = (2 + token) * shape.row() + kv_head * shape.head_dim() + channel;
                 match side {
                     Side::Key => bad.1[row] = value,
                     Side::Value => bad.2[row] = value,
@@ -107,9 +101,9 @@ fn a_value_that_its_format_cannot_hold_is_refused_by_name() {
                 assert_eq!(step.saturated(), 0);
                 step.commit().unwrap();
                 assert!(out.iter().all(|x| x.is_finite()));
-                assert_eq!((a.tokens(), b.tokens(), cache.saturated().unwrap()), (7, 12, 0));
+                assert_eq!((a.tokens(), b.tokens(), cache.saturated()), (7, 12, 0));
                 let held = contents(&cache, &b);
-                let at = 9 * shape.layer(0).k_dim();
+                let at = 9 * shape.head_dim();
                 assert!(held[3].0[at..].iter().chain(&held[3].1[at..]).all(|x| x.abs() <= 1.01));
                 cache.audit([&a, &b]).unwrap();
             }
@@ -120,11 +114,10 @@ fn a_value_that_its_format_cannot_hold_is_refused_by_name() {
 #[test]
 fn refusals_say_where_and_which_formats_would_do() {
     let model = Model::new(3);
-    let cache = cache(&model, FormatMap::uniform(PageFormat::default()), 20);
+    let mut cache = cache(&model, FormatMap::uniform(PageFormat::default()), 20);
     let mut sequence = cache.sequence();
-    let shape = model.shape.clone();
-    let (q, mut k) =
-        (vec![0.5; shape.layer(0).query_heads() * 32], vec![0.5; shape.layer(0).k_row()]);
+    let shape = model.shape;
+    let (q, mut k) = (vec![0.5; shape.query_heads() * 32], vec![0.5; shape.row()]);
     k[32 + 4] = 1e5;
     let mut step = cache.step([(&mut sequence, 1)]).unwrap();
     let error = step.attend(0, &q, &k, &k, &mut q.clone()).unwrap_err();
@@ -141,7 +134,7 @@ fn values_saturate_where_that_was_chosen() {
     for &format in SlotFormat::ALL {
         let mut model = Model::new(5);
         let formats = FormatMap::uniform(PageFormat::both(format)).on_overflow(Overflow::Saturate);
-        let cache = cache(&model, formats, 100);
+        let mut cache = cache(&model, formats, 100);
         let mut sequence = cache.sequence();
         let mut of = inputs(&mut model, 20);
         let wild = unstorable(format);
@@ -165,10 +158,10 @@ fn values_saturate_where_that_was_chosen() {
             assert_eq!(step.saturated(), expected, "{format}");
             if commit {
                 step.commit().unwrap();
-                assert_eq!(cache.saturated().unwrap(), expected);
+                assert_eq!(cache.saturated(), expected);
             } else {
                 drop(step);
-                assert_eq!(cache.saturated().unwrap(), 0, "a dropped step keeps nothing");
+                assert_eq!(cache.saturated(), 0, "a dropped step keeps nothing");
             }
         }
         let held = contents(&cache, &sequence);

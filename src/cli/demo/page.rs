@@ -1,7 +1,7 @@
 //! The demo's report page.
 
 use super::{
-    outcome::Outcome,
+    Outcome,
     rates::{Rates, times},
     serving::Serving,
 };
@@ -135,9 +135,7 @@ fn quality_chart(rates: &Rates) -> LineChart {
 }
 
 fn heat_maps(rates: &Rates) -> HeatMaps {
-    let columns = |row: &super::rates::Rate| {
-        row.memory.shape.iter().map(crate::base::LayerShape::kv_heads).max().unwrap_or(1)
-    };
+    let columns = |row: &super::rates::Rate| row.memory.shape.kv_heads();
     let maps = rates.rows.iter().filter(|row| row.ratio > 1.0).map(|row| HeatMap {
         title: format!("{}x", row.ratio),
         columns: columns(row),

@@ -4,15 +4,13 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::flags::Demo;
+use super::Demo;
 use crate::{
     cache::{Capacity, KvCache},
     cli::{error::CliError, progress, setup::Loaded, table::table},
     engine::{
         EngineError, Strategy,
-        serve::{
-            CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats, StopStrings,
-        },
+        serve::{CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats},
     },
     report::Bytes,
 };
@@ -98,7 +96,6 @@ impl Demo {
                 strategy: Strategy::Greedy,
                 seed: 0,
                 stop: Vec::new(),
-                stop_strings: StopStrings::default(),
             })?;
         }
         Ok(scheduler)

@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 use super::{
     decode::{DecodeHead, Decoder, Tensors},
     prefill::{PrefillHead, Prefiller},
-    scoring::Scoring,
     window::{WindowHead, WindowScorer},
 };
 use crate::{
@@ -15,9 +14,8 @@ use crate::{
         AttendError, Attention, Batch, Output, Reduce, SlotScores,
         settle::{self, Doubts},
     },
-    base::LayerShape,
     cuda::{Growing, Staging, driver::Stream},
-    device::{error::DeviceError, kernels::{Specialisation, Terms}, loader::Kernels, store::CudaStore},
+    device::{error::DeviceError, kernels::Specialisation, loader::Kernels, store::CudaStore},
     format::{PageLayout, SlotFormat},
     store::StoreError,
 };
@@ -47,7 +45,6 @@ struct State {
     lse: Growing,
     page_ids: Growing,
     sums: Growing,
-    sink_logits: Growing,
     launchers: HashMap<Vec<String>, Launchers>,
 }
 
@@ -83,9 +80,9 @@ impl CudaAttention {
     /// Attention with `kernels` on their device.
     pub fn new(kernels: Arc<Kernels>) -> Result<Self, DeviceError> {
         let staging = Staging::new(kernels.context(), STAGING.0, STAGING.1)?;
-        let [queries, out, lse, page_ids, sums, sink_logits] = Default::default();
+        let [queries, out, lse, page_ids, sums] = Default::default();
         let launchers = HashMap::new();
-        let state = State { staging, queries, out, lse, page_ids, sums, sink_logits, launchers };
+        let state = State { staging, queries, out, lse, page_ids, sums, launchers };
         Ok(Self { kernels, state: Mutex::new(state) })
     }
 }
@@ -100,7 +97,6 @@ impl Attention<CudaStore> for CudaAttention {
         mut output: Output<'_>,
     ) -> Result<(), AttendError> {
         batch.check(store, &output)?;
-        check_layer(batch.layer)?;
         if !store.context().same(self.kernels.context()) {
             return Err(device(DeviceError::OtherContext));
         }
@@ -110,7 +106,7 @@ impl Attention<CudaStore> for CudaAttention {
         }
         let parts = Parts::new(batch, scores.as_deref())?;
         let mut sums =
-            vec![0f32; if scores.is_some() { parts.slots * batch.layer.group() } else { 0 }];
+            vec![0f32; if scores.is_some() { parts.slots * batch.shape.group() } else { 0 }];
         // Locked for the launches alone: settling rows takes rayon's threads, which may wait for each
         // other with another call of this on their stack.
         self.state
@@ -118,16 +114,9 @@ impl Attention<CudaStore> for CudaAttention {
             .run(&self.kernels, store, batch, &parts, &mut output, &mut sums)
             .map_err(device)?;
         for rows in parts.blind {
-            let dim = batch.layer.v_dim();
+            let dim = batch.shape.head_dim();
             output.out[rows.start * dim..rows.end * dim].fill(0.0);
-            match batch.layer.sink_logits() {
-                // All query heads of a KV head.
-                Some(logits) => {
-                    let head = rows.start % logits.len();
-                    output.lse[rows.clone()].copy_from_slice(&logits[head..head + rows.len()]);
-                }
-                None => output.lse[rows].fill(f32::NEG_INFINITY),
-            }
+            output.lse[rows].fill(f32::NEG_INFINITY);
         }
         Doubts::mark(output.out, output.lse);
         doubt_faint_queries(batch, output.lse);
@@ -135,7 +124,7 @@ impl Attention<CudaStore> for CudaAttention {
         doubts.settle(store, batch, output.out, output.lse)?;
         if let Some(scores) = scores {
             for slots in parts.unscored {
-                let group = batch.layer.group();
+                let group = batch.shape.group();
                 sums[slots.start * group..slots.end * group].fill(0.0);
             }
             reduce(scores, &sums, batch);
@@ -146,22 +135,15 @@ impl Attention<CudaStore> for CudaAttention {
     }
 }
 
-/// Refuses layers that the kernels do not know.
-fn check_layer(layer: &LayerShape) -> Result<(), AttendError> {
-    match layer.channels().alike() {
-        Some(_) => Ok(()),
-        None => Err(AttendError::Unsupported("keys and values of different channels")),
-    }
-}
-
 /// Queries, as the kernels scale them, of which half precision holds fewer than 16 bits.
 const FAINT: f32 = 1.0 / 256.0;
 
 /// Leaves rows in doubt whose queries are too small for the half precision that f16 and i8 keys are
 /// multiplied in: nothing overflows there, so nothing else shows it.
 fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
-    let (dim, heads, group) = (batch.layer.k_dim(), batch.layer.query_heads(), batch.layer.group());
-    let scale = LOG2_E * batch.layer.scale();
+    let (dim, heads, group) =
+        (batch.shape.head_dim(), batch.shape.query_heads(), batch.shape.group());
+    let scale = LOG2_E / (dim as f32).sqrt();
     let spans = batch.spans.iter().flat_map(|span| (0..span.tokens).map(move |_| span));
     for ((span, q), lse) in
         spans.zip(batch.q.chunks_exact(heads * dim)).zip(lse.chunks_exact_mut(heads))
@@ -181,7 +163,8 @@ fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
 
 impl Parts {
     fn new(batch: &Batch<'_>, scores: Option<&SlotScores>) -> Result<Self, AttendError> {
-        let (group, query_heads) = (batch.layer.group(), batch.layer.query_heads());
+        let shape = batch.shape;
+        let (group, query_heads) = (shape.group(), shape.query_heads());
         let tokens = batch.tokens();
         let too_large = || AttendError::TooLarge { tokens };
         let index = |value: usize| u32::try_from(value).map_err(|_| too_large());
@@ -211,7 +194,7 @@ impl Parts {
                 }
                 let query = index(first_row + blind * query_heads + h * group)?;
                 let slots = index(head.slots)?;
-                let uniform = Self::of(&mut parts.uniform, head.layout, batch.layer);
+                let uniform = Self::of(&mut parts.uniform, head.layout, group);
                 if span.tokens - blind == 1 {
                     uniform.decode.push(DecodeHead { query, pages, slots, logits: 0 });
                 } else {
@@ -234,7 +217,6 @@ impl Parts {
                         slots,
                         before: index(head.slots - skip - (span.tokens - window))?,
                         window: index(span.tokens - window)?,
-                        skip: index(skip)?,
                         sums: index(at)?,
                     });
                 }
@@ -245,15 +227,10 @@ impl Parts {
         Ok(parts)
     }
 
-    fn of<'a>(
-        all: &'a mut Vec<Uniform>,
-        layout: &PageLayout,
-        layer: &LayerShape,
-    ) -> &'a mut Uniform {
+    fn of<'a>(all: &'a mut Vec<Uniform>, layout: &PageLayout, group: usize) -> &'a mut Uniform {
         let found = all.iter().position(|uniform| uniform.specialisation.layout == *layout);
         let at = found.unwrap_or_else(|| {
-            let plain = Specialisation::new(*layout, layer.group());
-            let specialisation = Specialisation { terms: Terms::of(layer), ..plain };
+            let specialisation = Specialisation::new(*layout, group);
             let (decode, prefill, score) = Default::default();
             all.push(Uniform { specialisation, decode, prefill, score });
             all.len() - 1
@@ -273,10 +250,8 @@ impl State {
         sums: &mut [f32],
     ) -> Result<(), DeviceError> {
         let (context, stream) = (kernels.context(), &**store.stream());
-        let query_heads = batch.layer.query_heads() as u32;
-        let Self { staging, queries, out, lse, page_ids, sink_logits, .. } = self;
-        let logits = batch.layer.sink_logits().unwrap_or_default();
-        let logits = sink_logits.upload(context, staging, stream, logits)?;
+        let query_heads = batch.shape.query_heads() as u32;
+        let Self { staging, queries, out, lse, page_ids, .. } = self;
         let tensors = Tensors {
             pages: store.address(),
             page_ids: page_ids.upload(context, staging, stream, &parts.page_ids)?,
@@ -284,7 +259,7 @@ impl State {
             out: out.reserve(context, size_of_val::<[f32]>(output.out))?.address(),
             lse: lse.reserve(context, size_of_val::<[f32]>(output.lse))?.address(),
             logits: 0,
-            scoring: Scoring::of(batch.layer, logits),
+            scale: 1.0 / (batch.shape.head_dim() as f32).sqrt(),
         };
         let sums_at = self.sums.reserve(context, size_of_val::<[f32]>(sums))?.address();
         for uniform in &parts.uniform {
@@ -346,7 +321,7 @@ impl Launchers {
 
 /// Brings sums of `[slots][group]` per head into the form that was asked for.
 fn reduce(scores: &mut SlotScores, sums: &[f32], batch: &Batch<'_>) {
-    let (reduce, group) = (scores.reduce(), batch.layer.group());
+    let (reduce, group) = (scores.reduce(), batch.shape.group());
     let tables = batch.spans.iter().flat_map(|span| span.heads);
     let mut at = 0;
     for (values, head) in scores.heads_mut().into_iter().zip(tables) {

@@ -7,4 +7,3 @@ mod guards;
 mod model;
 mod sparing;
 mod steps;
-mod windows;
