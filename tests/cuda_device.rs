@@ -1,5 +1,8 @@
 //! The CUDA side on a device, where this machine has one.
 
+#[cfg(feature = "engine")]
+#[path = "cuda_support/arithmetic.rs"]
+mod arithmetic;
 #[path = "cuda_support/backend.rs"]
 mod backend;
 #[path = "cuda_support/compiler.rs"]
@@ -10,6 +13,9 @@ mod conformance;
 mod door;
 #[path = "cuda_support/engine.rs"]
 mod engine;
+#[cfg(feature = "engine")]
+#[path = "cuda_support/forward.rs"]
+mod forward;
 #[path = "cuda_support/graph.rs"]
 mod graph;
 #[path = "cuda_support/launches.rs"]
@@ -22,6 +28,9 @@ mod memory;
 mod serving_loop;
 #[path = "common/skipped.rs"]
 mod skipped;
+#[cfg(feature = "engine")]
+#[path = "common/tiny_llama.rs"]
+mod tiny_llama;
 
 use std::sync::Arc;
 
@@ -196,4 +205,45 @@ fn prompts_scores_and_gathered_rows_are_the_hosts() {
     let Some(kernels) = kernels(&context) else { return };
     launch_cases::sums_become_scores_at_rest(&kernels);
     few_formats().for_each(|format| launch_cases::gathered_rows_are_the_hosts(&kernels, format));
+}
+
+/// The kernels between an engine's products.
+#[cfg(feature = "engine")]
+mod between_products {
+    use headwise::device::Kernels;
+
+    use super::arithmetic::arithmetic;
+
+    fn on_a_device(case: &mut dyn FnMut(&Kernels)) {
+        let Some(context) = super::context() else { return };
+        let Some(kernels) = super::kernels(&context) else { return };
+        case(&kernels);
+    }
+
+    arithmetic!(on_a_device);
+}
+
+/// With products by cuBLAS.
+#[cfg(feature = "engine")]
+#[test]
+fn a_models_logits_are_the_hosts() {
+    use headwise::cuda::cublas::{CuBlas, Gemm};
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    if let Err(error) = CuBlas::open(&context) {
+        return skipped::skipped(format_args!("this test multiplies by cuBLAS, and {error}"));
+    }
+    let gemm = || -> Box<dyn Gemm + Send> { Box::new(CuBlas::open(&context).unwrap()) };
+    let wide = tiny_llama::TinyLlama {
+        heads: 6,
+        head_dim: 64,
+        layers: 4,
+        feed_forward: 800,
+        ..Default::default()
+    };
+    for tiny in [tiny_llama::TinyLlama::default(), wide] {
+        for stored in forward::STORED {
+            forward::forward_agrees(&kernels, &gemm, &tiny, stored);
+        }
+    }
 }

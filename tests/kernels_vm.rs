@@ -4,6 +4,9 @@
 //! Needs NVRTC, and fetches it where it is missing. Where that is impossible these tests say so loudly
 //! and pass, except under CI, where they fail.
 
+#[cfg(all(unix, feature = "engine"))]
+#[path = "cuda_support/arithmetic.rs"]
+mod arithmetic;
 #[cfg(unix)]
 #[path = "cuda_support/backend.rs"]
 mod backend;
@@ -21,6 +24,12 @@ mod engine;
 #[cfg(unix)]
 #[path = "cuda_support/fake.rs"]
 mod fake;
+#[cfg(all(unix, feature = "engine"))]
+#[path = "cuda_support/forward.rs"]
+mod forward;
+#[cfg(unix)]
+#[path = "cuda_support/gemm.rs"]
+mod gemm;
 #[cfg(unix)]
 #[path = "cuda_support/launches.rs"]
 mod launch_cases;
@@ -34,8 +43,13 @@ mod serving_loop;
 #[cfg(unix)]
 #[path = "common/skipped.rs"]
 mod skipped;
+#[cfg(all(unix, feature = "engine"))]
+#[path = "common/tiny_llama.rs"]
+mod tiny_llama;
 
 mod kernels_vm {
+    #[cfg(all(unix, feature = "engine"))]
+    mod arithmetic;
     mod budgets;
     mod compiling;
     #[cfg(unix)]
@@ -48,8 +62,12 @@ mod kernels_vm {
     mod harness;
     #[cfg(unix)]
     mod launches;
+    #[cfg(all(unix, feature = "engine"))]
+    mod model;
     mod paged;
     mod prefill;
+    #[cfg(all(unix, feature = "engine"))]
+    mod recipe;
     mod scores;
     #[cfg(unix)]
     mod serving;

@@ -12,6 +12,7 @@ use libloading::Library;
 use super::{
     driver::{Context, Stream},
     error::CudaError,
+    rows::{DeviceRows, DeviceRowsMut, Element, unless_element, unless_equal, unless_same_context},
 };
 
 /// The environment variable that names the folder of cuBLAS.
@@ -52,14 +53,13 @@ type GemmEx = unsafe extern "C" fn(
 /// `CUBLAS_OP_N` and `CUBLAS_OP_T`.
 const PLAIN: c_int = 0;
 const TRANSPOSED: c_int = 1;
-/// `CUDA_R_16F`, `CUBLAS_COMPUTE_32F`, `CUBLAS_GEMM_DEFAULT`.
-const HALF: c_int = 2;
+/// `CUBLAS_COMPUTE_32F`, `CUBLAS_GEMM_DEFAULT`.
 const COMPUTE_F32: c_int = 68;
 const DEFAULT_ALGORITHM: c_int = -1;
 
-/// The sizes of y = x · wᵀ, all f16 and row after row: x `[rows, inputs]`, w `[outputs, inputs]`,
-/// y `[rows, outputs]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The sizes of y = scale · x · wᵀ, row after row: x `[rows, inputs]`, w `[outputs, inputs]`,
+/// y `[rows, outputs]`. Sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Product {
     /// Rows of x and y.
     pub rows: usize,
@@ -67,13 +67,43 @@ pub struct Product {
     pub outputs: usize,
     /// Values of a row of x and of w.
     pub inputs: usize,
+    /// How x and w are stored.
+    pub input: Element,
+    /// How y is stored: as x and w, or f32.
+    pub output: Element,
     /// Values from one row of x to the next.
     pub stride: usize,
+    /// Values from one row of y to the next.
+    pub output_stride: usize,
+    /// What every sum is multiplied by.
+    pub scale: f32,
+    /// Whether the result is added to what y holds; otherwise y is not read.
+    pub accumulate: bool,
+}
+
+impl Product {
+    /// y = x · wᵀ, all f16, with y's rows one after another.
+    pub fn f16(rows: usize, outputs: usize, inputs: usize, stride: usize) -> Self {
+        Self {
+            rows,
+            outputs,
+            inputs,
+            input: Element::F16,
+            output: Element::F16,
+            stride,
+            output_stride: outputs,
+            scale: 1.0,
+            accumulate: false,
+        }
+    }
 }
 
 /// Multiplies matrices on a device.
 pub trait Gemm {
-    /// Queues y = x · wᵀ.
+    /// Queues y = scale · x · wᵀ, or y += scale · x · wᵀ. No rows are nothing to do.
+    ///
+    /// # Errors
+    /// [`CudaError::ProductTooLarge`]; types that the library does not multiply.
     ///
     /// # Safety
     /// `[w, x, y]` are device addresses that cover what `product` names, until the stream is done.
@@ -83,6 +113,49 @@ pub trait Gemm {
         addresses: [u64; 3],
         stream: &Stream,
     ) -> Result<(), CudaError>;
+}
+
+/// Queues y = scale · x · wᵀ over checked rows, or y += scale · x · wᵀ. The rows of `w` follow one another.
+///
+/// # Errors
+/// [`CudaError::OtherContext`], [`CudaError::WrongLength`] or [`CudaError::WrongElement`] for rows that do
+/// not belong together; what [`Gemm::multiply`] refuses.
+pub fn multiply(
+    gemm: &dyn Gemm,
+    w: DeviceRows<'_>,
+    x: DeviceRows<'_>,
+    y: DeviceRowsMut<'_>,
+    (scale, accumulate): (f32, bool),
+    stream: &Stream,
+) -> Result<(), CudaError> {
+    let y = y.as_rows();
+    unless_same_context(stream.context(), [w.context(), x.context(), y.context()])?;
+    for (what, got, expected) in [
+        ("values of a row to multiply", x.columns(), w.columns()),
+        ("values from one row of weights to the next", w.stride(), w.columns()),
+        ("rows of a product", y.rows(), x.rows()),
+        ("values of a row of a product", y.columns(), w.rows()),
+    ] {
+        unless_equal(what, got, expected)?;
+    }
+    unless_element("rows to multiply", x.element(), w.element())?;
+    if y.element() != w.element() {
+        unless_element("rows of a product", y.element(), Element::F32)?;
+    }
+    let product = Product {
+        rows: x.rows(),
+        outputs: w.rows(),
+        inputs: w.columns(),
+        input: w.element(),
+        output: y.element(),
+        stride: x.stride(),
+        output_stride: y.stride(),
+        scale,
+        accumulate,
+    };
+    // SAFETY: the views cover what they name, and the sizes are theirs. Memory is freed only when the work
+    // that uses it is done.
+    unsafe { gemm.multiply(&product, [w.address(), x.address(), y.address()], stream) }
 }
 
 /// cuBLAS, with a handle in one context.
@@ -155,6 +228,18 @@ impl CuBlas {
     }
 }
 
+// SAFETY: a handle may be used from any thread, one at a time; calls make the context current first.
+unsafe impl Send for CuBlas {}
+
+/// `CUDA_R_32F`, `CUDA_R_16F` and `CUDA_R_16BF`.
+fn number(element: Element) -> c_int {
+    match element {
+        Element::F32 => 0,
+        Element::F16 => 2,
+        Element::Bf16 => 14,
+    }
+}
+
 impl Gemm for CuBlas {
     unsafe fn multiply(
         &self,
@@ -162,9 +247,16 @@ impl Gemm for CuBlas {
         [w, x, y]: [u64; 3],
         stream: &Stream,
     ) -> Result<(), CudaError> {
-        let Product { rows, outputs, inputs, stride } = *product;
-        let size = |value: usize| c_int::try_from(value).unwrap_or(c_int::MAX);
-        let (one, zero) = (1f32, 0f32);
+        let Product { rows, outputs, inputs, input, output, stride, output_stride, .. } = *product;
+        if rows == 0 || outputs == 0 {
+            return Ok(());
+        }
+        let size = |value: usize| {
+            c_int::try_from(value).map_err(|_| CudaError::ProductTooLarge { size: value })
+        };
+        let [rows, outputs, inputs] = [size(rows)?, size(outputs)?, size(inputs)?];
+        let [stride, output_stride] = [size(stride)?, size(output_stride)?];
+        let (scale, kept) = (product.scale, if product.accumulate { 1f32 } else { 0f32 });
         self.context.make_current()?;
         // SAFETY: both handles are live.
         self.check("cublasSetStream_v2", unsafe {
@@ -177,20 +269,20 @@ impl Gemm for CuBlas {
                 self.handle,
                 TRANSPOSED,
                 PLAIN,
-                size(outputs),
-                size(rows),
-                size(inputs),
-                ptr::from_ref(&one).cast(),
+                outputs,
+                rows,
+                inputs,
+                ptr::from_ref(&scale).cast(),
                 ptr::with_exposed_provenance(w as usize),
-                HALF,
-                size(inputs),
+                number(input),
+                inputs,
                 ptr::with_exposed_provenance(x as usize),
-                HALF,
-                size(stride),
-                ptr::from_ref(&zero).cast(),
+                number(input),
+                stride,
+                ptr::from_ref(&kept).cast(),
                 ptr::with_exposed_provenance_mut(y as usize),
-                HALF,
-                size(outputs),
+                number(output),
+                output_stride,
                 COMPUTE_F32,
                 DEFAULT_ALGORITHM,
             )

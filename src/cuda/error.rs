@@ -201,6 +201,25 @@ pub enum CudaError {
         /// Bytes of the buffer.
         len: usize,
     },
+    /// Memory, stream and kernels that do not belong together.
+    #[error("memory, stream and kernels are of different CUDA contexts")]
+    OtherContext,
+    /// Rows of a type that is not asked for.
+    #[error("{what} are {got}, expected {expected}")]
+    WrongElement {
+        /// Of which rows.
+        what: &'static str,
+        /// What they are.
+        got: &'static str,
+        /// What they should be.
+        expected: &'static str,
+    },
+    /// A product with a size that cuBLAS cannot be told.
+    #[error("a product of size {size} is larger than cuBLAS counts to")]
+    ProductTooLarge {
+        /// Rows or values.
+        size: usize,
+    },
     /// A text with a zero byte, which no C string holds.
     #[error("{0} contains a zero byte")]
     ZeroByte(&'static str),

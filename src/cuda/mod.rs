@@ -12,6 +12,7 @@
 //! | [`KernelCache`] | compiled kernels on disk |
 //! | [`Staging`], [`Growing`] | pinned memory between host and device; device memory of no fixed size |
 //! | [`cublas`] | products of matrices |
+//! | [`DeviceRows`], [`Element`] | rows of numbers on a device, as checked views |
 
 mod arch;
 pub mod cublas;
@@ -21,6 +22,7 @@ mod error;
 mod growing;
 mod kernel_cache;
 pub mod nvrtc;
+mod rows;
 mod staging;
 
 pub use arch::{Arch, ArchError};
@@ -28,4 +30,5 @@ pub use device::DeviceInfo;
 pub use error::{CudaError, CudaVersion};
 pub use growing::Growing;
 pub use kernel_cache::{KernelCache, Origin};
+pub use rows::{DeviceRows, DeviceRowsMut, DeviceWords, Element};
 pub use staging::Staging;

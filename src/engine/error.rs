@@ -9,6 +9,8 @@ use crate::{
     base::{CacheShape, ShapeError},
     cache::CacheError,
 };
+#[cfg(feature = "cuda")]
+use crate::{cuda::CudaError, device::DeviceError};
 
 /// A model file that cannot be used.
 #[derive(Debug, Error)]
@@ -311,6 +313,30 @@ pub enum EngineError {
         /// What the model has.
         model: CacheShape,
     },
+    /// The device, its driver, its compiler or cuBLAS.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A device with less memory than a model's weights need.
+    #[cfg(feature = "cuda")]
+    #[error("the model's weights need {needed} bytes of device memory, {free} are free")]
+    DeviceMemory {
+        /// Bytes of all weights.
+        needed: usize,
+        /// Bytes that were free before the first.
+        free: usize,
+    },
+    /// A weight that the type it should be stored in has no number for.
+    #[cfg(feature = "cuda")]
+    #[error("tensor {tensor} has a weight of {value}, which {element} cannot hold")]
+    Weight {
+        /// The tensor.
+        tensor: String,
+        /// The weight.
+        value: f32,
+        /// The type's name.
+        element: &'static str,
+    },
     /// A request without a prompt, or for no token.
     #[error("a request needs at least one prompt token and one token to generate")]
     EmptyRequest,
@@ -391,5 +417,12 @@ impl EngineError {
         } else {
             Err(Self::OutOfRange { what, found: found.to_string(), expected })
         }
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl From<CudaError> for EngineError {
+    fn from(error: CudaError) -> Self {
+        DeviceError::from(error).into()
     }
 }

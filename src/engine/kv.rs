@@ -52,6 +52,23 @@ pub struct LogitRow {
     pub token: usize,
 }
 
+/// Which of a step's tokens get logits, counted over all spans, and whose they are.
+pub(super) fn wanted(spans: &[Span<'_>]) -> (Vec<usize>, Vec<LogitRow>) {
+    let (mut rows, mut owners, mut first) = (Vec::new(), Vec::new(), 0);
+    for (span, &Span { tokens, logits, .. }) in spans.iter().enumerate() {
+        let count = tokens.len();
+        let tokens = match logits {
+            Logits::None => count..count,
+            Logits::Last => count - 1..count,
+            Logits::All => 0..count,
+        };
+        rows.extend(tokens.clone().map(|token| first + token));
+        owners.extend(tokens.map(|token| LogitRow { span, token }));
+        first += count;
+    }
+    (rows, owners)
+}
+
 /// The logits of a step: rows of `vocab` f32, in span order, then in token order.
 #[derive(Clone, Debug)]
 pub struct LogitRows {

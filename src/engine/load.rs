@@ -36,10 +36,10 @@ pub(super) struct Weights {
     pub rope_divisors: Option<Vec<f32>>,
 }
 
-const EMBEDDING: &str = "token_embd.weight";
-const OUTPUT: &str = "output.weight";
-const OUTPUT_NORM: &str = "output_norm.weight";
-const ROPE_DIVISORS: &str = "rope_freqs.weight";
+pub(super) const EMBEDDING: &str = "token_embd.weight";
+pub(super) const OUTPUT: &str = "output.weight";
+pub(super) const OUTPUT_NORM: &str = "output_norm.weight";
+pub(super) const ROPE_DIVISORS: &str = "rope_freqs.weight";
 const LAYER_TENSORS: [&str; 9] = [
     "attn_norm",
     "attn_q",
@@ -52,7 +52,7 @@ const LAYER_TENSORS: [&str; 9] = [
     "ffn_down",
 ];
 
-fn layer_tensor(layer: usize, name: &str) -> String {
+pub(super) fn layer_tensor(layer: usize, name: &str) -> String {
     format!("blk.{layer}.{name}.weight")
 }
 

@@ -7,6 +7,8 @@
 mod architecture;
 mod config;
 mod contiguous;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod error;
 pub mod eval;
 mod gguf;

@@ -8,7 +8,7 @@ use super::{
     config::LlamaConfig,
     error::{EngineError, ModelError},
     gguf::GgufFile,
-    kv::{KvBackend, LogitRow, LogitRows, Logits, Span},
+    kv::{KvBackend, LogitRows, Span, wanted},
     load::{Layer, Weights},
     rope::Rope,
     simd::swiglu,
@@ -84,7 +84,7 @@ impl Model {
         spans: &[Span<'_>],
         kv: &mut dyn KvBackend,
     ) -> Result<LogitRows, EngineError> {
-        self.check(spans)?;
+        Self::check(&self.config, spans)?;
         let positions: Vec<usize> = spans
             .iter()
             .flat_map(|span| (0..span.tokens.len()).map(|i| span.position + i))
@@ -96,8 +96,9 @@ impl Model {
         Ok(self.logits(spans, &scratch.residual))
     }
 
-    fn check(&self, spans: &[Span<'_>]) -> Result<(), EngineError> {
-        let LlamaConfig { vocab, context, .. } = self.config;
+    /// Refuses a step that a model of that configuration cannot run.
+    pub(super) fn check(config: &LlamaConfig, spans: &[Span<'_>]) -> Result<(), EngineError> {
+        let LlamaConfig { vocab, context, .. } = *config;
         for (index, span) in spans.iter().enumerate() {
             if span.tokens.is_empty() {
                 return Err(EngineError::EmptySpan { span: index });
@@ -189,21 +190,12 @@ impl Model {
 
     fn logits(&self, spans: &[Span<'_>], residual: &[f32]) -> LogitRows {
         let LlamaConfig { embedding, vocab, .. } = self.config;
-        let mut owners = Vec::new();
-        let mut wanted = Vec::new();
-        let mut first = 0;
-        for (index, span) in spans.iter().enumerate() {
-            let count = span.tokens.len();
-            let tokens = match span.logits {
-                Logits::None => count..count,
-                Logits::Last => count - 1..count,
-                Logits::All => 0..count,
-            };
-            let rows = first + tokens.start..first + tokens.end;
-            wanted.extend_from_slice(&residual[rows.start * embedding..rows.end * embedding]);
-            owners.extend(tokens.map(|token| LogitRow { span: index, token }));
-            first += count;
-        }
+        let (rows, owners) = wanted(spans);
+        let wanted: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| &residual[row * embedding..][..embedding])
+            .copied()
+            .collect();
         let mut normed = vec![0.0; wanted.len()];
         self.weights.output_norm.apply(&wanted, &mut normed);
         let mut values = vec![0.0; owners.len() * vocab];

@@ -45,6 +45,12 @@ impl Rope {
         Ok(Self { head_dim: config.layer().k_dim(), frequencies })
     }
 
+    /// Radians per position of every pair.
+    #[cfg(feature = "cuda")]
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
     /// Pairs of one head that turn.
     pub fn pairs(&self) -> usize {
         self.frequencies.len()

@@ -74,7 +74,7 @@ struct allocation {
 static struct allocation *allocations;
 
 static launch_fn on_launch;
-static int version = 13000, devices = 1, arch = 90, fail_code, failed;
+static int version = 13000, devices = 1, arch = 90, free_bytes = 12345, fail_code, failed;
 static char fail_call[64];
 static long live;
 
@@ -82,6 +82,7 @@ void fake_set(const char *what, int value) {
     if (!strcmp(what, "version")) version = value;
     if (!strcmp(what, "devices")) devices = value;
     if (!strcmp(what, "arch")) arch = value;
+    if (!strcmp(what, "free")) free_bytes = value;
 }
 void fake_fail(const char *call, int code) {
     snprintf(fail_call, sizeof fail_call, "%s", call);
@@ -206,7 +207,7 @@ int cuEventSynchronize(void *e) {
     return failed;
 }
 int cuEventElapsedTime(float *ms, void *a, void *b) { (void)a; (void)b; CHECK(); *ms = 1.5f; return 0; }
-int cuMemGetInfo_v2(size_t *f, size_t *t) { CHECK(); *f = 12345; *t = 1 << 30; return 0; }
+int cuMemGetInfo_v2(size_t *f, size_t *t) { CHECK(); *f = free_bytes; *t = 1 << 30; return 0; }
 int cuMemAlloc_v2(uint64_t *p, size_t n) {
     CHECK();
     void *m = aligned_alloc(256, (n + 255) / 256 * 256);

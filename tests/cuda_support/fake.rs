@@ -112,7 +112,7 @@ impl Fake {
         unsafe { Driver::open_at(&self.driver_path) }
     }
 
-    /// Sets `version`, `devices` or `arch`.
+    /// Sets `version`, `devices`, `arch`, or how many bytes are said to be `free`.
     pub fn set(&self, what: &str, value: c_int) {
         let what = CString::new(what).unwrap();
         // SAFETY: the prototype is that of `driver.c`.

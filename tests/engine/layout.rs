@@ -235,3 +235,26 @@ fn parts_that_do_not_belong_together_are_refused() {
     let error = GgufFile::open(split.path(0)).unwrap_err();
     assert!(matches!(&error, ModelError::Twice { what: "tensor", .. }), "{error:?}");
 }
+
+#[test]
+fn rows_of_a_tensor_are_those_of_the_whole() {
+    let bench = Bench::new();
+    TinyLlama { tied: false, ..TinyLlama::default() }.write(&bench.path());
+    let file = GgufFile::open(bench.path()).unwrap();
+    // Stored as Q8_0, F16 and Q4_1.
+    for (name, rows) in
+        [("token_embd.weight", 300), ("output.weight", 300), ("blk.1.ffn_gate.weight", 96)]
+    {
+        let whole = file.tensor(name, &[rows, 64]).unwrap();
+        for part in [0..rows, 0..1, 5..5, 17..64, rows - 1..rows] {
+            let got = file.tensor_rows(name, [rows, 64], part.clone()).unwrap();
+            assert_eq!(got, whole[part.start * 64..part.end * 64], "{name} {part:?}");
+        }
+        let beyond = file.tensor_rows(name, [rows, 64], 1..rows + 1);
+        assert!(matches!(beyond, Err(ModelError::TensorShape { .. })), "{beyond:?}");
+        let other = file.tensor_rows(name, [rows, 32], 0..1);
+        assert!(matches!(other, Err(ModelError::TensorShape { .. })), "{other:?}");
+    }
+    let missing = file.tensor_rows("none", [1, 1], 0..1);
+    assert!(matches!(missing, Err(ModelError::MissingTensor(_))));
+}

@@ -85,6 +85,42 @@ fn usage(nvrtc: Nvrtc, file: KernelFile, options: &[String], arch: Arch) -> Vec<
     cubin.usage
 }
 
+/// The same for the kernels of a model's forward pass, in every specialisation.
+#[cfg(feature = "engine")]
+#[test]
+fn no_kernel_between_products_spills() {
+    use headwise::engine::cuda::ArithmeticKernel;
+    let Some(nvrtc) = nvrtc() else { return };
+    let check = |arch: Arch| {
+        let mut table = String::new();
+        for &kernel in ArithmeticKernel::ALL {
+            for options in kernel.specialisations() {
+                let cubin = nvrtc.cubin(&kernel.source(), &options, arch);
+                let cubin = cubin.unwrap_or_else(|error| panic!("{error}"));
+                assert!(!cubin.log.contains("warning"), "{}", cubin.log);
+                let [usage] = &cubin.usage[..] else { panic!("{:?}", cubin.usage) };
+                assert_eq!(usage.kernel, kernel.entry());
+                let spilled = (usage.spill_stores, usage.spill_loads, usage.stack_bytes);
+                assert_eq!(spilled, (0, 0, 0), "{usage:?} {options:?} {arch}");
+                let (name, shared) = (&usage.kernel, usage.shared_bytes);
+                let options = options[1..].join(" ");
+                table += &format!(
+                    "{:<8}{name:<23}{:>9}{shared:>9}  {options}\n",
+                    arch.to_string(),
+                    usage.registers,
+                );
+            }
+        }
+        table
+    };
+    let tables: Vec<String> = std::thread::scope(|scope| {
+        let threads = Arch::TESTED.map(|arch| scope.spawn(move || check(arch)));
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    println!("arch    kernel                 registers   shared  options");
+    print!("{}", tables.concat());
+}
+
 /// The shared memory that kernels plan with is what a block can have, on every architecture that the
 /// compiler knows from sm_80 on; two blocks fit where the kernels' budget says so.
 #[test]

@@ -1,52 +1,17 @@
 //! The serving benchmark's decode loop on the driver in host memory, its kernels' real PTX in the
 //! interpreter.
 
-use std::slice;
-
-use half::f16;
 use headwise::{
-    cuda::{
-        CudaError,
-        cublas::{Gemm, Product},
-        driver::Stream,
-    },
+    cuda::driver::Stream,
     format::{PageFormat, SlotFormat},
     measure::serving::{CurveConfig, Tables, curve},
 };
 
 use super::whole::{device, ran};
-use crate::serving_loop::{SHAPE, decode_loop, evicting_loop};
-
-/// Products by plain loops: device memory is host memory.
-struct HostGemm;
-
-impl Gemm for HostGemm {
-    unsafe fn multiply(
-        &self,
-        product: &Product,
-        [w, x, y]: [u64; 3],
-        stream: &Stream,
-    ) -> Result<(), CudaError> {
-        stream.synchronize()?;
-        let Product { rows, outputs, inputs, stride } = *product;
-        // SAFETY: the driver's device memory is host memory, and nothing is queued.
-        let (w, x, y) = unsafe {
-            (
-                slice::from_raw_parts(w as *const f16, outputs * inputs),
-                slice::from_raw_parts(x as *const f16, (rows - 1) * stride + inputs),
-                slice::from_raw_parts_mut(y as *mut f16, rows * outputs),
-            )
-        };
-        for (row, out) in y.chunks_mut(outputs).enumerate() {
-            let x = &x[row * stride..row * stride + inputs];
-            for (w, out) in w.chunks(inputs).zip(out) {
-                let sum: f32 = w.iter().zip(x).map(|(a, b)| a.to_f32() * b.to_f32()).sum();
-                *out = f16::from_f32(sum);
-            }
-        }
-        Ok(())
-    }
-}
+use crate::{
+    gemm::HostGemm,
+    serving_loop::{SHAPE, decode_loop, evicting_loop},
+};
 
 #[test]
 fn a_decode_loop_that_scores_and_evicts_is_the_hosts() {

@@ -12,6 +12,7 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io,
+    ops::Range,
     path::{Path, PathBuf},
 };
 
@@ -121,22 +122,68 @@ impl GgufFile {
     ///
     /// Opens the file anew, so that several threads can read at once.
     pub fn tensor(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.shaped(name, shape)?;
+        self.decode(name, tensor, shape, 0)
+    }
+
+    /// Decodes some rows of a matrix of the given dimensions into f32: nothing else of it is read.
+    ///
+    /// # Errors
+    /// [`ModelError::MissingTensor`] and [`ModelError::TensorShape`] as [`tensor`](Self::tensor), and for rows
+    /// that the matrix does not have.
+    pub fn tensor_rows(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        rows: Range<usize>,
+    ) -> Result<Vec<f32>, ModelError> {
+        let tensor = self.shaped(name, &shape)?;
+        let Range { start, end } = rows;
+        if start >= end {
+            return Ok(Vec::new());
+        }
+        if end > shape[0] {
+            return Err(ModelError::TensorShape {
+                tensor: name.to_owned(),
+                expected: vec![end, shape[1]],
+                found: tensor.entry.shape.clone(),
+            });
+        }
+        // Every row is whole blocks.
+        let row_bytes = tensor.entry.bytes / shape[0] as u64;
+        self.decode(name, tensor, &[end - start, shape[1]], start as u64 * row_bytes)
+    }
+
+    /// A tensor that has the given dimensions.
+    fn shaped(&self, name: &str, shape: &[usize]) -> Result<&Tensor, ModelError> {
         let missing = || ModelError::MissingTensor(name.to_owned());
-        let Tensor { part, offset, entry } = self.tensors.get(name).ok_or_else(missing)?;
-        if entry.shape != shape {
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        if tensor.entry.shape != shape {
             return Err(ModelError::TensorShape {
                 tensor: name.to_owned(),
                 expected: shape.to_vec(),
-                found: entry.shape.clone(),
+                found: tensor.entry.shape.clone(),
             });
         }
+        Ok(tensor)
+    }
+
+    /// Decodes values of `shape` that begin `from` bytes behind the tensor's first.
+    fn decode(
+        &self,
+        name: &str,
+        tensor: &Tensor,
+        shape: &[usize],
+        from: u64,
+    ) -> Result<Vec<f32>, ModelError> {
+        let Tensor { part, offset, entry } = tensor;
         let path = &self.paths[*part];
         let mut file =
             File::open(path).map_err(|source| ModelError::Io { path: path.clone(), source })?;
         let info = TensorInfo {
             ggml_dtype: entry.dtype,
             shape: Shape::from(shape.to_vec()),
-            offset: *offset,
+            offset: *offset + from,
         };
         info.read(&mut file, 0, &Device::Cpu)
             .and_then(|tensor| tensor.dequantize(&Device::Cpu))

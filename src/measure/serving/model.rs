@@ -177,7 +177,7 @@ impl<'a, G: Gemm> Model<'a, G> {
         .map(DeviceBuffer::address);
         let (norm, table) = (weights.norm.address(), weights.vocabulary.address());
         let tokens = cache.tokens();
-        let product = |outputs, inputs, stride| Product { rows, outputs, inputs, stride };
+        let product = |outputs, inputs, stride| Product::f16(rows, outputs, inputs, stride);
         let width = shape.query_heads * shape.head_dim;
         phases.mark(Phase::Glue, stream)?;
         // SAFETY: all buffers have `rows` rows of the widths that the shape gives, and the cache was
