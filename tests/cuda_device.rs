@@ -244,6 +244,7 @@ fn a_models_logits_are_the_hosts() {
     for tiny in [tiny_llama::TinyLlama::default(), wide] {
         for stored in forward::STORED {
             forward::forward_agrees(&kernels, &gemm, &tiny, stored);
+            forward::forward_through_pages(&kernels, &gemm, &tiny, stored);
         }
     }
 }

@@ -10,12 +10,11 @@ use super::{
     kv_cache::KvCache,
     memory::{Attended, LayerWork, Memory},
     runs::Runs,
-    tensor::TensorView,
 };
 use crate::{
     attend::Batch,
     base::SlotMove,
-    cuda::{Staging, driver::Stream},
+    cuda::{CudaError, DeviceRows, DeviceRowsMut, Element, Staging, driver::Stream},
     device::{
         CudaAttention, CudaStore, DeviceError, Kernels, StepFence,
         attention::{Appender, DeviceTensors, NO_SLOT, NewRows},
@@ -115,18 +114,24 @@ impl DeviceMemory {
         &self.stream
     }
 
+    /// Whether `stream` is the queue that all work goes to.
+    pub fn queues_in(&self, stream: &Stream) -> bool {
+        self.stream.as_raw() == stream.as_raw() && self.stream.context().same(stream.context())
+    }
+
     /// Queues the append of a layer's rows: a launch for each specialisation, or for each of its heads where
     /// rows of K or V have a gap between tokens.
     fn append(
         &self,
         work: &LayerWork<'_>,
         state: &mut Work,
-        k: TensorView<'_>,
-        v: TensorView<'_>,
+        k: DeviceRows<'_>,
+        v: DeviceRows<'_>,
     ) -> Result<(), DeviceError> {
         let (layer, tokens) = (work.layer, work.tokens());
         let (dim, heads) = (layer.k_dim(), layer.kv_heads());
-        let dense = k.stride() == layer.k_row() && v.stride() == layer.v_row();
+        let one = tokens == 1;
+        let dense = one || k.stride() == layer.k_row() && v.stride() == layer.v_row();
         let mut layouts: Vec<PageLayout> = Vec::new();
         for member in work.members {
             for head in work.first_head..work.first_head + heads {
@@ -137,8 +142,8 @@ impl DeviceMemory {
             }
         }
         for layout in layouts {
-            let specialisation =
-                Specialisation { io: k.format(), ..Specialisation::new(layout, layer.group()) };
+            let plain = Specialisation::new(layout, layer.group());
+            let specialisation = Specialisation { io: format(k.element()), ..plain };
             // A row for each token and head of the launch: where it goes.
             let launches =
                 if dense { vec![0..heads] } else { (0..heads).map(|h| h..h + 1).collect() };
@@ -164,8 +169,8 @@ impl DeviceMemory {
                 if slots.iter().all(|&slot| slot == NO_SLOT) {
                     continue;
                 }
-                let first = (of_heads.start * dim * value_bytes(k.format())) as u64;
-                let stride = |view: TensorView<'_>| if dense { dim } else { view.stride() } as u32;
+                let first = (of_heads.start * dim * k.element().bytes()) as u64;
+                let stride = |view: DeviceRows<'_>| if dense { dim } else { view.stride() } as u32;
                 let rows = NewRows {
                     keys: k.address() + first,
                     values: v.address() + first,
@@ -209,8 +214,8 @@ impl DeviceMemory {
 }
 
 impl Memory for DeviceMemory {
-    type Rows<'a> = TensorView<'a>;
-    type Out<'a> = TensorView<'a>;
+    type Rows<'a> = DeviceRows<'a>;
+    type Out<'a> = DeviceRowsMut<'a>;
 
     fn pages(&self) -> usize {
         self.pages
@@ -223,30 +228,41 @@ impl Memory for DeviceMemory {
     fn check(
         &self,
         work: &LayerWork<'_>,
-        q: TensorView<'_>,
-        k: TensorView<'_>,
-        v: TensorView<'_>,
-        out: &TensorView<'_>,
+        q: DeviceRows<'_>,
+        k: DeviceRows<'_>,
+        v: DeviceRows<'_>,
+        out: &DeviceRowsMut<'_>,
     ) -> Result<(), CacheError> {
         let (layer, tokens) = (work.layer, work.tokens());
         let widths = [layer.q_row(), layer.k_row(), layer.v_row(), layer.out_row()];
         let names = ["q", "k", "v", "out"];
-        for ((view, width), what) in [q, k, v, *out].into_iter().zip(widths).zip(names) {
+        let rows = [q, k, v, out.as_rows()];
+        for ((view, width), what) in rows.into_iter().zip(widths).zip(names) {
             if !view.context().same(self.kernels.context()) {
                 return Err(device(DeviceError::OtherContext));
             }
-            if view.format() != q.format() {
-                let problem = "the types of q, k, v and out differ";
-                return Err(CacheError::BadTensor { problem });
-            }
-            if view.rows() != tokens || view.width() != width {
-                let (got, expected) = (view.rows().saturating_mul(view.width()), tokens * width);
+            if view.rows() != tokens || view.columns() != width {
+                let (got, expected) = (view.rows().saturating_mul(view.columns()), tokens * width);
                 return Err(CacheError::WrongLength { what, got, expected });
             }
+            let bad = |problem| Err(CacheError::BadTensor { what, problem });
+            if view.element() != q.element() {
+                return bad("it is not of the type of q");
+            }
+            // Four numbers are read at once.
+            let apart = tokens < 2 || view.stride().is_multiple_of(4);
+            if !view.address().is_multiple_of(4 * view.element().bytes() as u64) || !apart {
+                return bad("its rows do not start on four numbers");
+            }
         }
-        if !q.stride().is_multiple_of(layer.k_dim()) || (tokens > 1 && q.stride() != out.stride()) {
-            let problem = "rows of q and out must be equally far apart, and by a multiple of a head's channels";
-            return Err(CacheError::BadTensor { problem });
+        if tokens > 1 {
+            let bad = |what, problem| Err(CacheError::BadTensor { what, problem });
+            if !q.stride().is_multiple_of(layer.k_dim()) {
+                return bad("q", "its rows are not a multiple of a head's channels apart");
+            }
+            if out.as_rows().stride() != q.stride() {
+                return bad("out", "its rows are not as far apart as those of q");
+            }
         }
         Ok(())
     }
@@ -254,21 +270,25 @@ impl Memory for DeviceMemory {
     fn attend(
         &self,
         work: &LayerWork<'_>,
-        q: TensorView<'_>,
-        k: TensorView<'_>,
-        v: TensorView<'_>,
-        out: TensorView<'_>,
+        q: DeviceRows<'_>,
+        k: DeviceRows<'_>,
+        v: DeviceRows<'_>,
+        out: DeviceRowsMut<'_>,
     ) -> Result<Attended, CacheError> {
+        let out = out.as_rows();
         let mut state = self.work.lock();
         self.append(work, &mut state, k, v).map_err(device)?;
         let read_keys = |table: TablePages<'_>, keys: &mut [f32]| self.read_keys(table, keys);
         let noted = state.runs.attend(work, &read_keys, &mut |run| {
-            let (queries, out) = (q.part(run.tokens.clone()), out.part(run.tokens.clone()));
+            let queries = q.rows_of(run.tokens.clone()).map_err(cuda)?;
+            let out = out.rows_of(run.tokens.clone()).map_err(cuda)?;
+            // One token's rows have no next one's, and may be any distance from it.
+            let stride = if q.rows() > 1 { q.stride() } else { q.columns() };
             let tensors = DeviceTensors {
                 queries: queries.address(),
                 out: out.address(),
-                io: q.format(),
-                row_stride: q.stride() / work.layer.k_dim(),
+                io: format(q.element()),
+                row_stride: stride / work.layer.k_dim(),
             };
             let batch = Batch { layer: work.layer, spans: run.spans, q: &[] };
             let store = self.store.lock();
@@ -320,8 +340,17 @@ impl Memory for DeviceMemory {
     }
 }
 
-fn value_bytes(format: SlotFormat) -> usize {
-    if format == SlotFormat::F32 { 4 } else { 2 }
+/// The format of what kernels read and write beside pages.
+fn format(element: Element) -> SlotFormat {
+    match element {
+        Element::F32 => SlotFormat::F32,
+        Element::F16 => SlotFormat::F16,
+        Element::Bf16 => SlotFormat::Bf16,
+    }
+}
+
+fn cuda(error: CudaError) -> CacheError {
+    device(error.into())
 }
 
 fn device(error: DeviceError) -> CacheError {

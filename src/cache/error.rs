@@ -104,8 +104,10 @@ pub enum CacheError {
         page_bytes: usize,
     },
     /// A tensor on a device that its kernels cannot take.
-    #[error("a tensor view that kernels cannot take: {problem}")]
+    #[error("kernels cannot take {what}: {problem}")]
     BadTensor {
+        /// Which argument.
+        what: &'static str,
         /// What is wrong with it.
         problem: &'static str,
     },

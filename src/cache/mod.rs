@@ -25,8 +25,6 @@ mod runs;
 mod sequence;
 mod stage;
 mod step;
-#[cfg(feature = "cuda")]
-mod tensor;
 mod watch;
 
 pub use compress::{Compressed, Compression};
@@ -43,8 +41,6 @@ pub use rows::{HostOut, HostRows};
 pub use sequence::KvSequence;
 pub use stage::Staged;
 pub use step::{CacheRef, CacheStep, SharedStep, StepOf};
-#[cfg(feature = "cuda")]
-pub use tensor::TensorView;
 
 #[cfg(test)]
 mod tests;

@@ -161,6 +161,11 @@ fn begin<C: CacheRef, S: KvMember>(
 }
 
 impl<C: CacheRef, S: KvMember> StepOf<C, S> {
+    /// The memory of the cache.
+    pub fn memory(&self) -> &C::Memory {
+        self.cache.cache().memory()
+    }
+
     /// Tokens of all sequences.
     pub fn tokens(&self) -> usize {
         self.step.iter().flat_map(plan::StepOf::sequences).map(|(_, tokens)| tokens).sum()

@@ -204,6 +204,9 @@ pub enum CudaError {
     /// Memory, stream and kernels that do not belong together.
     #[error("memory, stream and kernels are of different CUDA contexts")]
     OtherContext,
+    /// Work for another queue than the one it must be ordered in.
+    #[error("model and cache queue their work in different streams")]
+    OtherStream,
     /// Rows of a type that is not asked for.
     #[error("{what} are {got}, expected {expected}")]
     WrongElement {

@@ -104,6 +104,29 @@ impl<'a> DeviceRows<'a> {
         Ok(Self { context: buffer.context(), address, element, rows, columns, stride })
     }
 
+    /// `[rows, columns]` of an engine's own memory, by its address, rows `stride` numbers apart.
+    ///
+    /// # Errors
+    /// [`CudaError::WrongLength`] for rows that overlap.
+    ///
+    /// # Safety
+    /// The rows are memory of `context`. Whatever is given them queues work that reads them (of
+    /// [`DeviceRowsMut`]: that writes them); until its stream is done with that, they stay, and nothing else
+    /// writes (uses) them.
+    pub unsafe fn from_raw(
+        context: &'a Context,
+        address: u64,
+        element: Element,
+        [rows, columns]: [usize; 2],
+        stride: usize,
+    ) -> Result<Self, CudaError> {
+        if stride < columns {
+            let what = "numbers from row to row";
+            return Err(CudaError::WrongLength { what, got: stride, expected: columns });
+        }
+        Ok(Self { context, address, element, rows, columns, stride })
+    }
+
     /// The context that the memory belongs to.
     pub fn context(&self) -> &'a Context {
         self.context
@@ -186,6 +209,24 @@ impl<'a> DeviceRowsMut<'a> {
         stride: usize,
     ) -> Result<Self, CudaError> {
         DeviceRows::strided(buffer, element, first, shape, stride).map(Self)
+    }
+
+    /// As [`DeviceRows::from_raw`].
+    ///
+    /// # Errors
+    /// As there.
+    ///
+    /// # Safety
+    /// As there.
+    pub unsafe fn from_raw(
+        context: &'a Context,
+        address: u64,
+        element: Element,
+        shape: [usize; 2],
+        stride: usize,
+    ) -> Result<Self, CudaError> {
+        // SAFETY: the caller vouches for the memory.
+        unsafe { DeviceRows::from_raw(context, address, element, shape, stride) }.map(Self)
     }
 
     /// The same rows, to read.

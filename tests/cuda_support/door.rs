@@ -6,10 +6,10 @@ use headwise::{
     base::{CacheShape, LayerShape, Window},
     cache::{
         CacheConfig, CacheError, Capacity, Compression, DeviceMemory, FormatMap, KvCache,
-        KvSequence, Memory, Staged, TensorView,
+        KvSequence, Memory, Staged,
     },
     cuda::{
-        Staging,
+        DeviceRows, DeviceRowsMut, Element, Staging,
         driver::{DeviceBuffer, Stream},
     },
     device::Kernels,
@@ -120,14 +120,18 @@ impl Door<'_> {
             ];
             let view = |i: usize| {
                 let (address, stride) = (buffers[i].address(), widths[i] + gap);
+                let shape = [total, widths[i]];
                 // SAFETY: the buffer has these rows and lives until the stream is waited for below.
-                let view = unsafe {
-                    TensorView::new(&context, address, SlotFormat::F32, [total, widths[i]], stride)
-                };
-                view.unwrap()
+                unsafe { DeviceRows::from_raw(&context, address, Element::F32, shape, stride) }
+                    .unwrap()
             };
-            on_device.attend(layer, view(0), view(1), view(2), view(3)).unwrap();
-            let stride = widths[3] + gap;
+            let shape = [total, widths[3]];
+            let (address, stride) = (buffers[3].address(), widths[3] + gap);
+            // SAFETY: as above.
+            let out = unsafe {
+                DeviceRowsMut::from_raw(&context, address, Element::F32, shape, stride).unwrap()
+            };
+            on_device.attend(layer, view(0), view(1), view(2), out).unwrap();
             let mut got = vec![0f32; total * stride];
             let all = 0..4 * got.len();
             let bytes = bytemuck::cast_slice_mut(&mut got);

@@ -4,6 +4,7 @@ use std::{ops::Range, path::Path, sync::Arc};
 
 use half::{bf16, f16};
 use headwise::{
+    cache::{CacheConfig, FormatMap, KvCache},
     cuda::{
         DeviceRows, DeviceRowsMut, Element, Staging,
         cublas::Gemm,
@@ -15,6 +16,7 @@ use headwise::{
         argmax,
         cuda::{Choice, DeviceKv, DeviceModel, DeviceSetup},
     },
+    format::{PageFormat, SlotFormat},
 };
 
 use crate::tiny_llama::TinyLlama;
@@ -189,7 +191,7 @@ pub fn forward_agrees(
     let folder = tempfile::tempdir().unwrap();
     let file = write(tiny, folder.path());
     let host = Model::load(&file).unwrap();
-    let mut kv = ContiguousKv::new(host.shape());
+    let mut kv = ContiguousKv::new(host.shape().clone());
     let sequences = [kv.add_sequence(), kv.add_sequence()];
     let expected = steps(
         |spans, members| {
@@ -201,7 +203,7 @@ pub fn forward_agrees(
     let mut model = load(&file, kernels, gemm(), stored).unwrap();
     assert_eq!((model.config(), model.shape()), (host.config(), host.shape()));
     let stream = Arc::clone(model.stream());
-    let mut kv = HostAttention::new(ContiguousKv::new(host.shape()), &stream);
+    let mut kv = HostAttention::new(ContiguousKv::new(host.shape().clone()), &stream);
     let sequences = [kv.kv.add_sequence(), kv.kv.add_sequence()];
     let got = steps(
         |spans, members| {
@@ -222,7 +224,7 @@ pub fn forward_agrees(
         }
     }
     // Once more from the start, choosing on the device.
-    let mut kv = HostAttention::new(ContiguousKv::new(host.shape()), &stream);
+    let mut kv = HostAttention::new(ContiguousKv::new(host.shape().clone()), &stream);
     let sequences = [kv.kv.add_sequence(), kv.kv.add_sequence()];
     let mut logits = got.iter();
     steps(
@@ -238,4 +240,64 @@ pub fn forward_agrees(
         },
         sequences,
     );
+}
+
+/// The same steps with K and V in pages of the device: model and cache on one stream, nothing on the host
+/// between layers.
+pub fn forward_through_pages(
+    kernels: &Arc<Kernels>,
+    gemm: &dyn Fn() -> Box<dyn Gemm + Send>,
+    tiny: &TinyLlama,
+    stored: Stored,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(tiny, folder.path());
+    let host = Model::load(&file).unwrap();
+    let mut kv = ContiguousKv::new(host.shape().clone());
+    let ids = [kv.add_sequence(), kv.add_sequence()];
+    let expected = steps(
+        |spans, members| {
+            kv.begin_step(members).unwrap();
+            host.forward(spans, &mut kv).unwrap()
+        },
+        ids,
+    );
+    let mut model = load(&file, kernels, gemm(), stored).unwrap();
+    let formats = FormatMap::uniform(PageFormat::both(SlotFormat::F32));
+    let config =
+        CacheConfig { block_tokens: 8, formats, ..CacheConfig::new(host.shape().clone(), 200) };
+    let stream = Arc::clone(model.stream());
+    let cache = KvCache::on_device(&config, Arc::clone(kernels), stream).unwrap();
+    let mut sequences = [cache.sequence(), cache.sequence()];
+    let got = steps(
+        |spans, members| {
+            let [a, b] = &mut sequences;
+            let mut held = vec![Some(a), Some(b)];
+            let members = members
+                .iter()
+                .map(|&(id, tokens)| (held[usize::from(id == ids[1])].take().unwrap(), tokens));
+            let mut step = cache.step(members).unwrap();
+            let rows = model.forward(spans, &mut step).unwrap();
+            step.commit().unwrap();
+            rows
+        },
+        ids,
+    );
+    let most = tolerance(stored, tiny.layers);
+    for (got, expected) in got.iter().zip(&expected) {
+        for ((owner, got), (whose, expected)) in got.iter().zip(expected.iter()) {
+            assert_eq!(owner, whose);
+            let exact: Vec<f64> = expected.iter().map(|&v| v.into()).collect();
+            let error = difference(got, &exact);
+            assert!(error <= most, "{stored:?} {owner:?}: {error}, allowed {most}");
+        }
+    }
+    // A model in another queue is told so.
+    let other = Arc::new(Stream::new(kernels.context()).unwrap());
+    let cache = KvCache::on_device(&config, Arc::clone(kernels), other).unwrap();
+    let mut sequence = cache.sequence();
+    let mut step = cache.step([(&mut sequence, 1)]).unwrap();
+    let span = Span { tokens: &[1], position: 0, logits: Logits::Last };
+    let error = model.forward(&[span], &mut step).unwrap_err();
+    assert_eq!(error.to_string(), "model and cache queue their work in different streams");
 }

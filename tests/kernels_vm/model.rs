@@ -14,7 +14,7 @@ use headwise::{
 use super::whole::{device, ran};
 use crate::{
     fake::Fake,
-    forward::{HostAttention, STORED, Stored, forward_agrees, load},
+    forward::{HostAttention, STORED, Stored, forward_agrees, forward_through_pages, load},
     gemm::HostGemm,
     tiny_llama::{Parts, TinyLlama},
 };
@@ -42,6 +42,16 @@ fn logits_are_the_hosts_however_they_are_stored() {
         let ran = ran();
         for kernel in ["embed", "rms_norm", "rope", "gate", "cast", "argmax"] {
             assert!(ran.contains(&format!("headwise_{kernel}")), "{kernel} in {ran:?}");
+        }
+    });
+}
+
+#[test]
+fn logits_through_pages_of_the_device_are_the_hosts() {
+    device(90, |fake, _, kernels| {
+        fake.set("free", 1 << 30);
+        for stored in [STORED[0], STORED[1], STORED[3]] {
+            forward_through_pages(kernels, &gemm, &TinyLlama::default(), stored);
         }
     });
 }
@@ -190,7 +200,7 @@ fn steps_that_cannot_run_are_errors() {
         let error = model.forward(&[span], &mut Failing(1)).unwrap_err();
         assert!(matches!(error, EngineError::UnknownSequence(1)));
         // No span at all is no error, and no logits.
-        let kv = ContiguousKv::new(model.shape());
+        let kv = ContiguousKv::new(model.shape().clone());
         let stream = std::sync::Arc::clone(model.stream());
         let mut kv = HostAttention::new(kv, &stream);
         assert!(model.forward(&[], &mut kv).unwrap().is_empty());

@@ -25,7 +25,7 @@ use crate::{
 
 /// As in Gemma 3: everything that a recipe can say is said.
 fn recipe(config: &LlamaConfig) -> Recipe {
-    let pairs = config.cache.head_dim() / 2;
+    let pairs = config.layer().k_dim() / 2;
     let base = |base: f64| -> Vec<f64> {
         (0..pairs).map(|pair| base.powf(-(pair as f64) / pairs as f64)).collect()
     };
@@ -77,8 +77,9 @@ fn load(
 /// Logits of every token of one sequence.
 fn reference(file: &GgufFile, recipe: &Recipe, tokens: &[u32]) -> Vec<f64> {
     let config = LlamaConfig::read(file).unwrap();
-    let (cache, width, epsilon) = (config.cache, config.embedding, f64::from(config.rms_epsilon));
-    let (d, group) = (cache.head_dim(), cache.group());
+    let (cache, width, epsilon) = (&config.cache, config.embedding, f64::from(config.rms_epsilon));
+    let layer_shape = config.layer();
+    let (d, group) = (layer_shape.k_dim(), layer_shape.group());
     let tensor = |name: &str, shape: &[usize]| -> Vec<f64> {
         file.tensor(name, shape).unwrap().into_iter().map(f64::from).collect()
     };
@@ -105,9 +106,9 @@ fn reference(file: &GgufFile, recipe: &Recipe, tokens: &[u32]) -> Vec<f64> {
                 let norm = Some((&*weight, epsilon));
                 turned(&x, d, recipe.pairing, frequencies, position as u32, norm)
             };
-            let q = heads("attn_q", cache.query_heads() * d);
-            keys.push(heads("attn_k", cache.row()));
-            values.push(product(&name("attn_v"), cache.row(), &input));
+            let q = heads("attn_q", layer_shape.query_heads() * d);
+            keys.push(heads("attn_k", layer_shape.k_row()));
+            values.push(product(&name("attn_v"), layer_shape.k_row(), &input));
             let mut attended = vec![0.0; q.len()];
             for (head, out) in attended.chunks_exact_mut(d).enumerate() {
                 let at = head / group * d;
@@ -161,7 +162,7 @@ fn everything_a_recipe_can_say_is_done() {
         for stored in STORED {
             let mut model = load(&file, recipe.clone(), kernels, stored).unwrap();
             let stream = Arc::clone(model.stream());
-            let mut kv = HostAttention::new(ContiguousKv::new(model.shape()), &stream);
+            let mut kv = HostAttention::new(ContiguousKv::new(model.shape().clone()), &stream);
             let sequence = kv.kv.add_sequence();
             for range in [0..9, 9..14] {
                 kv.kv.begin_step(&[(sequence, range.len())]).unwrap();

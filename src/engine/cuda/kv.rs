@@ -8,8 +8,8 @@ use crate::{
 /// Whoever keeps K and V of the running step on the device.
 pub trait DeviceKv {
     /// Queues, in `stream`, that `k` and `v` of `layer` are stored and that attention over them is written to
-    /// `out`: token j of a span sees everything its sequence holds up to and including itself, with softmax
-    /// scale 1/√head_dim.
+    /// `out`: token j of a span sees what the layer's [shape](crate::base::LayerShape) says of what its
+    /// sequence holds up to and including itself.
     ///
     /// Rows are tokens, the step's spans one after another. `q` and `out` have `query_heads · head_dim` columns
     /// and one stride, `k` and `v` have `kv_heads · head_dim` and another one; queries and keys are turned, not

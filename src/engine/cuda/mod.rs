@@ -8,7 +8,7 @@
 //! | [`Embed`], [`Norms`], [`Rotary`], [`Gates`], [`Cast`], [`Greedy`] | launches of the kernels between products |
 //! | [`ArithmeticKernel`] | their sources |
 //! | [`DeviceModel`], [`Recipe`] | the layers of a model, and what architectures do differently |
-//! | [`DeviceKv`] | who attends |
+//! | [`DeviceKv`] | who attends: a step of a cache in [device memory](crate::cache::DeviceMemory), say |
 
 mod cast;
 mod embed;
@@ -19,6 +19,7 @@ mod launcher;
 mod layer;
 mod model;
 mod norm;
+mod paged;
 mod recipe;
 mod rope;
 mod scratch;

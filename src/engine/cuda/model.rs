@@ -169,8 +169,8 @@ impl DeviceModel {
     }
 
     /// The shape of the KV cache that this model needs.
-    pub fn shape(&self) -> CacheShape {
-        self.config.cache
+    pub fn shape(&self) -> &CacheShape {
+        &self.config.cache
     }
 
     /// How queries, keys, values and the attention's output are stored.

@@ -47,6 +47,6 @@ impl Recipe {
 
 /// Heads of a layer; all layers have as many.
 pub(super) fn heads(config: &LlamaConfig) -> Heads {
-    let cache = config.cache;
-    Heads { query: cache.query_heads(), kv: cache.kv_heads(), dim: cache.head_dim() }
+    let layer = config.layer();
+    Heads { query: layer.query_heads(), kv: layer.kv_heads(), dim: layer.k_dim() }
 }
