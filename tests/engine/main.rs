@@ -13,6 +13,7 @@ mod keys;
 mod layout;
 mod limits;
 mod paged;
+mod pieces;
 mod reference;
 mod serving;
 mod vocabulary;
