@@ -24,7 +24,9 @@ trap 'git worktree remove --force "$tree" >/dev/null 2>&1 || rm -rf "$tree"' EXI
 git worktree add --quiet --detach "$tree" "$before"
 if ! grep -q "name = \"$bench\"" "$tree/Cargo.toml"; then
     printf '\n[[bench]]\nname = "%s"\nharness = false\n' "$bench" >>"$tree/Cargo.toml"
-    sed -e '/^fn mapping/,/^}/d; s/, mapping;/;/; s/\.begin_moves()//' \
+    grep -q '^rustix' "$tree/Cargo.toml" ||
+        sed -i '/^\[dev-dependencies\]/a rustix = { version = "1", features = ["time"] }' "$tree/Cargo.toml"
+    sed -e '/^fn mapping/,/^}/d; s/, mapping$//; s/\.begin_moves()//' \
         "benches/$bench.rs" >"$tree/benches/$bench.rs"
 fi
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"

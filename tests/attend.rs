@@ -7,7 +7,7 @@ mod skipped;
 
 use headwise::{
     attend::{Attention, Batch, CpuAttention, Output, Reduce, Reference, SlotScores},
-    base::simd::Isa,
+    base::{LayerShape, simd::Isa},
     format::PageFormat,
     store::HostStore,
 };
@@ -20,6 +20,14 @@ struct Host<A>(A);
 impl<A: Attention<HostStore>> Backend for Host<A> {
     fn attend(&self, stored: &Stored, scores: SlotScores) -> Results {
         Results::of(&self.0, &stored.host, stored, scores)
+    }
+
+    fn refuses(&self, _: &LayerShape) -> bool {
+        false
+    }
+
+    fn assert_refuses(&self, _: &Stored, what: &str) {
+        unreachable!("a host refuses no layer: {what}");
     }
 
     fn tolerance(&self, _: &[PageFormat]) -> f32 {

@@ -24,7 +24,7 @@ mod skipped;
 use std::sync::Arc;
 
 use headwise::{
-    base::CacheShape,
+    base::LayerShape,
     cuda::driver::{Context, Driver, Stream},
     device::{
         Kernels,
@@ -97,10 +97,11 @@ fn attention_is_that_of_the_reference() {
         .collect();
     kernels.prepare(&wanted, &Stream::new(&context).unwrap()).unwrap();
     for (seed, (group, head_dim)) in shapes.into_iter().enumerate() {
-        let shape = CacheShape::new(1, 4, 4 * group, head_dim).unwrap();
-        let case = AttentionCase { shape, formats: &mixed, longest: 20_000, seed: seed as u64 };
+        let layer = LayerShape::new(4, 4 * group, head_dim).unwrap();
+        let case =
+            AttentionCase { layer: &layer, formats: &mixed, longest: 20_000, seed: seed as u64 };
         let errors = attention_errors(&kernels, &case).unwrap();
-        assert!(errors.within(tolerance(&mixed)), "{shape:?}: {errors:?}");
+        assert!(errors.within(tolerance(&mixed)), "{layer:?}: {errors:?}");
     }
 }
 
@@ -108,11 +109,11 @@ fn attention_is_that_of_the_reference() {
 fn an_engines_decode_loop_is_that_of_the_reference() {
     let Some(context) = context() else { return };
     let Some(kernels) = kernels(&context) else { return };
-    let shape = CacheShape::new(1, 3, 12, 64).unwrap();
+    let layer = LayerShape::new(3, 12, 64).unwrap();
     for format in formats() {
         let layout = PageLayout::new(format, 64, 8192).unwrap();
         let lengths = [[700, 1], [701, 2], [20, 3], [0, 40], [1, 41], [300, 17]];
-        engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 2e-3);
+        engine::decode_loop_agrees(&kernels, layout, &layer, &lengths, 2e-3);
     }
 }
 

@@ -22,7 +22,7 @@ use compiler::nvrtc;
 use emulate::{COMPILED, Compiled, LAUNCHES};
 use fake::Fake;
 use headwise::{
-    base::CacheShape,
+    base::LayerShape,
     cuda::{
         CudaError, DeviceInfo, Staging,
         driver::{Context, DeviceBuffer, Driver, Event, Module, Stream},
@@ -201,12 +201,16 @@ fn attention_plans_and_launches() {
                 .into_iter()
                 .enumerate()
         {
-            let shape = CacheShape::new(1, kv_heads, kv_heads * group, 64).unwrap();
+            let layer = LayerShape::new(kv_heads, kv_heads * group, 64).unwrap();
             let layout = PageLayout::new(format, 64, 8192).unwrap();
             COMPILED.set(Some(Compiled { layout, group }));
             LAUNCHES.take();
-            let case =
-                AttentionCase { shape, formats: &[format], longest: 2500, seed: seed as u64 };
+            let case = AttentionCase {
+                layer: &layer,
+                formats: &[format],
+                longest: 2500,
+                seed: seed as u64,
+            };
             let errors = attention_errors(&kernels, &case).unwrap();
             assert!(errors.within(1e-3), "{format}: {errors:?}");
             let names: Vec<String> = LAUNCHES.take().into_iter().map(|(name, _)| name).collect();
@@ -224,11 +228,11 @@ fn an_engines_decode_loop_is_that_of_the_reference() {
     fake.on_launch(emulate::on_launch);
     without_leaks(&fake, |context| {
         let kernels = Arc::new(Kernels::new(context, nvrtc, None));
-        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        let layer = LayerShape::new(2, 6, 64).unwrap();
         let layout = PageLayout::new(PageFormat::both(SlotFormat::I8), 64, 4096).unwrap();
         COMPILED.set(Some(Compiled { layout, group: 3 }));
         let lengths = [[2100, 1], [2101, 2], [20, 3], [0, 40], [1, 41]];
-        engine::decode_loop_agrees(&kernels, layout, shape, &lengths, 1e-3);
+        engine::decode_loop_agrees(&kernels, layout, &layer, &lengths, 1e-3);
     });
 }
 

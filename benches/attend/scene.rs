@@ -101,7 +101,7 @@ impl Scene {
             .map(|pages| Head { pages, slots: self.slots, layout: &self.layout })
             .collect();
         let spans = [Span { tokens: self.tokens, heads: &heads }];
-        let batch = Batch { shape: self.shape, spans: &spans, q: &self.q };
+        let batch = Batch { layer: self.shape.layer(0), spans: &spans, q: &self.q };
         let output = Output { out: &mut self.out, lse: &mut self.lse, scores: None };
         cpu.attend(&self.store, &batch, output).unwrap();
     }

@@ -46,7 +46,7 @@ fn slots_for((_, kv_heads, head_dim): (usize, usize, usize), bytes: usize) -> us
 /// Multiply-adds of a causal prefill of a whole prompt: K and V, each visible (query, slot) pair.
 pub fn prefill_work(scene: &Scene) -> f64 {
     let pairs: usize = (0..scene.tokens).map(|t| scene.slots - (scene.tokens - 1 - t)).sum();
-    (2 * pairs * scene.shape.query_heads() * scene.shape.head_dim()) as f64
+    (2 * pairs * scene.shape.layer(0).query_heads() * scene.shape.layer(0).k_dim()) as f64
 }
 
 /// Something to time, and the bytes it reads.

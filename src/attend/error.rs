@@ -2,7 +2,10 @@
 
 use thiserror::Error;
 
-use crate::{base::simd::Isa, store::StoreError};
+use crate::{
+    base::{Channels, simd::Isa},
+    store::StoreError,
+};
 
 /// Bad input to [`Attention::attend`](super::Attention::attend). Nothing was written to the output
 /// when one of these is returned, [`Store`](Self::Store) excepted.
@@ -34,17 +37,17 @@ pub enum AttendError {
         /// KV heads of the shape.
         expected: usize,
     },
-    /// A layout made for heads of another size.
-    #[error("span {span}, head {head}: a layout of head_dim {layout} in a cache of {shape}")]
-    WrongHeadDim {
+    /// A layout made for heads of other channels.
+    #[error("span {span}, head {head}: a layout of {layout:?} in a layer of {layer:?}")]
+    WrongChannels {
         /// Index of the span in the batch.
         span: usize,
         /// KV head.
         head: usize,
-        /// `head_dim` of the layout.
-        layout: usize,
-        /// `head_dim` of the shape.
-        shape: usize,
+        /// Channels of the layout.
+        layout: Channels,
+        /// Channels of the layer.
+        layer: Channels,
     },
     /// A layout made for pages of another size.
     #[error(
@@ -94,6 +97,9 @@ pub enum AttendError {
         /// Pages in the store.
         pages: usize,
     },
+    /// A layer with something that this backend does not compute.
+    #[error("this attention has no {0}")]
+    Unsupported(&'static str),
     /// An instruction set this machine lacks.
     #[error("this machine has no {0:?} instructions")]
     NoSuchIsa(Isa),

@@ -4,6 +4,8 @@
 //! their arithmetic cannot hold ([`settle`](super::settle)). No sum of products of f32 leaves f64's
 //! range, so finite inputs give finite results; NaN and infinities go through the formulas as they are.
 
+use crate::base::LayerShape;
+
 /// Buffers for one row at a time. Keys come in any number of calls, then [`soften`](Self::soften), then
 /// values.
 #[derive(Default)]
@@ -15,27 +17,33 @@ pub(super) struct Row {
 
 impl Row {
     /// Starts a row that has seen nothing.
-    pub fn clear(&mut self, head_dim: usize) {
+    pub fn clear(&mut self, v_dim: usize) {
         self.p.clear();
         self.out.clear();
-        self.out.resize(head_dim, 0.0);
+        self.out.resize(v_dim, 0.0);
     }
 
-    /// The next slots' keys, `[slots][head_dim]`.
-    pub fn score(&mut self, q: &[f32], keys: &[f32]) {
-        let scale = 1.0 / (q.len() as f64).sqrt();
-        self.p.extend(keys.chunks_exact(q.len()).map(|key| scale * dot(q, key)));
+    /// The next slots' keys, `[slots][k_dim]`.
+    pub fn score(&mut self, layer: &LayerShape, q: &[f32], keys: &[f32]) {
+        let scale = f64::from(layer.scale());
+        let logits = keys.chunks_exact(q.len()).map(|key| scale * dot(q, key));
+        match layer.softcap().map(f64::from) {
+            Some(cap) => self.p.extend(logits.map(|logit| cap * (logit / cap).tanh())),
+            None => self.p.extend(logits),
+        }
     }
 
     /// Makes probabilities of the logits; returns the natural logarithm of the sum of their
-    /// exponentials, held to f32's finite range. −∞ is kept for rows that saw nothing.
-    pub fn soften(&mut self) -> f32 {
-        if self.p.is_empty() {
+    /// exponentials and of that of `sink`, a logit without a value, held to f32's finite range. −∞ is
+    /// kept for rows that saw nothing.
+    pub fn soften(&mut self, sink: Option<f32>) -> f32 {
+        let sink = sink.map_or(f64::NEG_INFINITY, f64::from);
+        if self.p.is_empty() && sink == f64::NEG_INFINITY {
             return f32::NEG_INFINITY;
         }
-        let max = self.p.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let max = self.p.iter().copied().fold(sink, f64::max);
         self.p.iter_mut().for_each(|p| *p = (*p - max).exp());
-        let sum: f64 = self.p.iter().sum();
+        let sum = self.p.iter().sum::<f64>() + (sink - max).exp();
         self.p.iter_mut().for_each(|p| *p /= sum);
         let most = f64::from(f32::MAX);
         (max + sum.ln()).clamp(-most, most) as f32
@@ -51,9 +59,10 @@ impl Row {
         }
     }
 
-    /// Adds the squared probability of each slot to its sum; there may be fewer sums than slots.
-    pub fn add_squares(&self, sums: &mut [f32]) {
-        for (sum, p) in sums.iter_mut().zip(&self.p) {
+    /// Adds the squared probabilities of the slots from the `first` that came on to their sums; there may
+    /// be fewer sums than slots.
+    pub fn add_squares(&self, first: usize, sums: &mut [f32]) {
+        for (sum, p) in sums.iter_mut().zip(&self.p[first..]) {
             *sum += (p * p) as f32;
         }
     }

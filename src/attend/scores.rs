@@ -82,8 +82,8 @@ impl SlotScores {
 
     /// Zeroes for the heads of `batch`.
     pub(crate) fn reset(&mut self, batch: &Batch<'_>) {
-        let rows = self.rows(batch.shape.group());
-        self.kv_heads = batch.shape.kv_heads();
+        let rows = self.rows(batch.layer.group());
+        self.kv_heads = batch.layer.kv_heads();
         self.starts.clear();
         self.starts.push(0);
         let mut end = 0;

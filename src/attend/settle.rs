@@ -5,12 +5,15 @@
 //! then computed as the reference does. The mark costs next to nothing, because an overflow leaves an
 //! infinity or a NaN behind and those survive sums and products.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::{
     batch::{Batch, Head},
     row::Row,
     scores::{Reduce, SlotScores},
+    visible::Visible,
 };
 use crate::store::{PageStore, StoreError, TablePages};
 
@@ -60,7 +63,7 @@ impl Doubts {
         out: &mut [f32],
         lse: &mut [f32],
     ) -> Result<(), StoreError> {
-        let dim = batch.shape.head_dim();
+        let dim = batch.layer.v_dim();
         let settled: Vec<(Vec<f32>, f32)> = (self.rows.par_iter())
             .map_init(Tiles::default, |tiles, &row| tiles.attend(store, batch, row))
             .collect::<Result<_, _>>()?;
@@ -81,12 +84,12 @@ impl Doubts {
         scores: &SlotScores,
         most: f32,
     ) -> Vec<bool> {
-        let (group, query_heads) = (batch.shape.group(), batch.shape.query_heads());
+        let (group, query_heads) = (batch.layer.group(), batch.layer.query_heads());
         let unsure = |row: usize| {
             let large = lse[row].abs() >= most && lse[row] != f32::NEG_INFINITY;
             large || self.rows.binary_search(&row).is_ok()
         };
-        let mut heads = Vec::with_capacity(batch.spans.len() * batch.shape.kv_heads());
+        let mut heads = Vec::with_capacity(batch.spans.len() * batch.layer.kv_heads());
         let mut first_token = 0;
         for span in batch.spans {
             let window = scores.tokens(span);
@@ -112,7 +115,7 @@ pub(crate) fn rescore<S: PageStore>(
     if !unsure.contains(&true) {
         return Ok(());
     }
-    let (group, kv_heads) = (batch.shape.group(), batch.shape.kv_heads());
+    let (group, kv_heads) = (batch.layer.group(), batch.layer.kv_heads());
     let (reduce, skip) = (scores.reduce(), scores.skip_newest());
     let windows: Vec<_> = batch.spans.iter().map(|span| scores.tokens(span)).collect();
     let mut tiles = Tiles::default();
@@ -123,28 +126,32 @@ pub(crate) fn rescore<S: PageStore>(
         if unsure[index] {
             sums.fill(0.0);
             for token in windows[s].clone() {
-                let visible = span.visible(h, token);
+                let visible = batch.visible(span, h, token);
                 for g in 0..group {
-                    let row = first_row + token * batch.shape.query_heads() + h * group + g;
-                    tiles.probabilities(store, &span.heads[h], visible, query(batch, row))?;
+                    let query_head = h * group + g;
+                    let row = first_row + token * batch.layer.query_heads() + query_head;
+                    tiles.probabilities(store, batch, &span.heads[h], &visible, row)?;
                     let line = match reduce {
                         Reduce::PerQueryHead => g * span.heads[h].slots,
                         Reduce::Group => 0,
                     };
-                    let counted = visible.saturating_sub(skip);
-                    tiles.row.add_squares(&mut sums[line..line + counted]);
+                    let mut seen = 0;
+                    for (part, counted) in visible.parts().into_iter().zip(visible.skipping(skip)) {
+                        tiles.row.add_squares(seen, &mut sums[line..][counted]);
+                        seen += part.len();
+                    }
                 }
             }
         }
         if h + 1 == kv_heads {
-            first_row += span.tokens * batch.shape.query_heads();
+            first_row += span.tokens * batch.layer.query_heads();
         }
     }
     Ok(())
 }
 
 fn query<'a>(batch: &Batch<'a>, row: usize) -> &'a [f32] {
-    let dim = batch.shape.head_dim();
+    let dim = batch.layer.k_dim();
     &batch.q[row * dim..][..dim]
 }
 
@@ -164,8 +171,8 @@ impl Tiles {
         batch: &Batch<'_>,
         row: usize,
     ) -> Result<(Vec<f32>, f32), StoreError> {
-        let shape = batch.shape;
-        let (mut token, h) = (row / shape.query_heads(), row % shape.query_heads() / shape.group());
+        let layer = batch.layer;
+        let (mut token, h) = (row / layer.query_heads(), row % layer.query_heads() / layer.group());
         let mut spans = batch.spans.iter();
         let span = loop {
             match spans.next() {
@@ -174,45 +181,56 @@ impl Tiles {
                 None => unreachable!("row {row} of a batch that has fewer"),
             }
         };
-        let (head, visible, q) = (&span.heads[h], span.visible(h, token), query(batch, row));
-        let dim = q.len();
-        let mut out = vec![f32::NAN; dim];
+        let (head, visible) = (&span.heads[h], batch.visible(span, h, token));
+        let (k_dim, v_dim) = (layer.k_dim(), layer.v_dim());
+        let mut out = vec![f32::NAN; v_dim];
         // Nothing survives a query that is NaN, and a broken model's are: slots need not be read.
-        if visible > 0 && q.iter().any(|q| q.is_nan()) {
+        if !visible.is_empty() && query(batch, row).iter().any(|q| q.is_nan()) {
             return Ok((out, f32::NAN));
         }
-        let lse = self.probabilities(store, head, visible, q)?;
+        let lse = self.probabilities(store, batch, head, &visible, row)?;
         // The same for a logit that is: all probabilities are NaN then.
         if !lse.is_nan() {
             let table = TablePages { pages: head.pages, layout: head.layout };
-            for first in (0..visible).step_by(TILE) {
-                let values = TILE.min(visible - first) * dim;
-                self.v.resize(TILE * dim, 0.0);
-                let (k, v) = (&mut self.k[..values], &mut self.v[..values]);
-                store.read(table, first, k, v)?;
-                self.row.add(first, v);
+            self.v.resize(TILE * v_dim, 0.0);
+            let mut seen = 0;
+            for tile in tiles(&visible) {
+                let (k, v) = (&mut self.k[..tile.len() * k_dim], &mut self.v[..tile.len() * v_dim]);
+                store.read(table, tile.start, k, v)?;
+                self.row.add(seen, v);
+                seen += tile.len();
             }
             self.row.write(&mut out);
         }
         Ok((out, lse))
     }
 
-    /// Leaves the probabilities of the first `visible` slots in the row; returns the log-sum-exp.
+    /// Leaves the probabilities of the slots that query row `row` of the batch sees in the row; returns
+    /// the log-sum-exp.
     fn probabilities<S: PageStore>(
         &mut self,
         store: &S,
+        batch: &Batch<'_>,
         head: &Head<'_>,
-        visible: usize,
-        q: &[f32],
+        visible: &Visible,
+        row: usize,
     ) -> Result<f32, StoreError> {
+        let (layer, q) = (batch.layer, query(batch, row));
         let table = TablePages { pages: head.pages, layout: head.layout };
-        self.row.clear(q.len());
+        self.row.clear(layer.v_dim());
         self.k.resize(TILE * q.len(), 0.0);
-        for first in (0..visible).step_by(TILE) {
-            let keys = &mut self.k[..TILE.min(visible - first) * q.len()];
-            store.read_keys(table, first, keys)?;
-            self.row.score(q, keys);
+        for tile in tiles(visible) {
+            let keys = &mut self.k[..tile.len() * q.len()];
+            store.read_keys(table, tile.start, keys)?;
+            self.row.score(layer, q, keys);
         }
-        Ok(self.row.soften())
+        Ok(self.row.soften(layer.sink_logits().map(|logits| logits[row % layer.query_heads()])))
     }
+}
+
+/// The slots that are seen, as many at a time as are read.
+fn tiles(visible: &Visible) -> impl Iterator<Item = Range<usize>> {
+    visible.parts().into_iter().flat_map(|part| {
+        part.clone().step_by(TILE).map(move |first| first..part.end.min(first + TILE))
+    })
 }

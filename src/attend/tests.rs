@@ -4,17 +4,17 @@
 use super::{AttendError, Attention, Batch, Head, Output, Reduce, SlotScores, Span};
 use crate::{
     attend::{CpuAttention, Reference},
-    base::{CacheShape, simd::Isa},
+    base::{Channels, LayerShape, simd::Isa},
     format::{PageFormat, PageLayout, SlotFormat},
     store::HostStore,
 };
 
 /// Runs both backends on a batch with `heads`, tokens, and buffer lengths made by `f`.
 fn refuse(f: impl Fn(&mut Case)) -> AttendError {
-    let shape = CacheShape::new(1, 2, 4, 64).unwrap();
+    let layer = LayerShape::new(2, 4, 64).unwrap();
     let layout = PageLayout::new(PageFormat::default(), 64, 4096).unwrap();
     let mut case = Case {
-        shape,
+        layer,
         layout,
         pages: vec![0, 1, 2],
         slots: 40,
@@ -28,7 +28,7 @@ fn refuse(f: impl Fn(&mut Case)) -> AttendError {
 }
 
 struct Case {
-    shape: CacheShape,
+    layer: LayerShape,
     layout: PageLayout,
     pages: Vec<u32>,
     slots: usize,
@@ -45,7 +45,7 @@ impl Case {
         let heads = vec![head; self.heads];
         let spans = [Span { tokens: self.tokens, heads: &heads }];
         let q = vec![0.0; self.lens[0]];
-        let batch = Batch { shape: self.shape, spans: &spans, q: &q };
+        let batch = Batch { layer: &self.layer, spans: &spans, q: &q };
         let backends: [&dyn Attention<HostStore>; 2] = [&Reference, &CpuAttention::new()];
         let results = backends.map(|backend| {
             let mut out = vec![7.0; self.lens[1]];
@@ -96,7 +96,14 @@ fn tables() {
 fn layouts() {
     let layout = |head_dim, bytes| PageLayout::new(PageFormat::default(), head_dim, bytes).unwrap();
     let error = refuse(|case| case.layout = layout(128, 4096));
-    assert_eq!(error, AttendError::WrongHeadDim { span: 0, head: 0, layout: 128, shape: 64 });
+    let (wide, layer) = (Channels::from(128), Channels::from(64));
+    let wrong = AttendError::WrongChannels { span: 0, head: 0, layout: wide, layer };
+    assert_eq!(error, wrong);
+    for channels in [Channels::new(64, 32), Channels::v_in_k(64, 64)] {
+        let layout = PageLayout::new(PageFormat::default(), channels, 4096).unwrap();
+        let error = refuse(|case| case.layout = layout);
+        assert_eq!(error, AttendError::WrongChannels { span: 0, head: 0, layout: channels, layer });
+    }
     let error = refuse(|case| case.layout = layout(64, 8192));
     assert_eq!(error, AttendError::WrongPageBytes { span: 0, head: 0, layout: 8192, store: 4096 });
     for forge in [
@@ -120,7 +127,7 @@ fn instruction_sets() {
 /// Every head of every span is checked, not only the first with a layout of its own.
 #[test]
 fn heads_after_good_ones() {
-    let shape = CacheShape::new(1, 2, 2, 64).unwrap();
+    let layer = LayerShape::new(2, 2, 64).unwrap();
     let of = |format| PageLayout::new(PageFormat::both(format), 64, 4096).unwrap();
     let (f16, i8) = (of(SlotFormat::F16), of(SlotFormat::I8));
     let forged = PageLayout { slots: f16.slots + 1, ..f16 };
@@ -135,7 +142,7 @@ fn heads_after_good_ones() {
             let spans =
                 [Span { tokens: 1, heads: &heads[..2] }, Span { tokens: 1, heads: &heads[2..] }];
             let q = [0.0; 256];
-            let batch = Batch { shape, spans: &spans, q: &q };
+            let batch = Batch { layer: &layer, spans: &spans, q: &q };
             let (mut out, mut lse) = ([0.0; 256], [0.0; 4]);
             let output = Output { out: &mut out, lse: &mut lse, scores: None };
             CpuAttention::new().attend(&store, &batch, output)
@@ -144,7 +151,8 @@ fn heads_after_good_ones() {
         assert_eq!(refused(head(&f16, &[0])), Ok(()));
         let forgery = AttendError::ForgedLayout { span, head: head_ };
         assert_eq!(refused(head(&forged, &[0])), Err(forgery));
-        let dims = AttendError::WrongHeadDim { span, head: head_, layout: 128, shape: 64 };
+        let (layout, of) = (Channels::from(128), Channels::from(64));
+        let dims = AttendError::WrongChannels { span, head: head_, layout, layer: of };
         assert_eq!(refused(head(&other, &[0])), Err(dims));
         let page = AttendError::NoSuchPage { span, head: head_, page: 3, pages: 3 };
         assert_eq!(refused(head(&i8, &[3])), Err(page));

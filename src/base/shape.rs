@@ -1,166 +1,218 @@
 //! The shape of a model's KV cache.
 
+use std::{ops::Range, sync::Arc};
+
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
-/// How many layers, heads and channels a model keeps in its KV cache.
+use super::{
+    layer::{Channels, LayerShape},
+    shape_error::{self, ShapeError},
+};
+
+/// The layers of a model's KV cache.
 ///
-/// A *KV head* is one (layer, head) pair of K and V; the query heads that read it are its *query
-/// group*. Query head `q` of a layer reads KV head `q / group`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Unchecked")]
+/// A sequence has a head table for each KV head of each layer; these *heads* are counted layer by layer.
+///
+/// ```
+/// use headwise::base::{CacheShape, LayerShape, Window};
+///
+/// // 32 layers with 8 KV heads of 128 channels, each read by four query heads.
+/// let alike = CacheShape::new(32, 8, 32, 128)?;
+/// assert_eq!(alike.heads(), 256);
+/// // Gemma 3 270M: of six layers, five look back 512 tokens.
+/// let global = LayerShape::new(1, 4, 256)?;
+/// let local = global.clone().windowed(Window::of(512))?;
+/// let gemma = (0..18).map(|layer| if layer % 6 == 5 { &global } else { &local }.clone());
+/// assert_eq!(CacheShape::from_layers(gemma)?.heads(), 18);
+/// # Ok::<(), headwise::base::ShapeError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Runs", try_from = "Runs")]
 pub struct CacheShape {
-    layers: usize,
-    kv_heads: usize,
-    query_heads: usize,
-    head_dim: usize,
+    layers: Arc<[LayerShape]>,
+    /// The first head of each layer, and how many heads there are.
+    starts: Arc<[usize]>,
 }
 
-/// A shape as a file has it.
-#[derive(Deserialize)]
-struct Unchecked {
+/// A shape as files have it: alike layers together.
+#[derive(Serialize, Deserialize)]
+struct Runs(Vec<Run>);
+
+#[derive(Serialize, Deserialize)]
+struct Run {
     layers: usize,
-    kv_heads: usize,
-    query_heads: usize,
-    head_dim: usize,
+    #[serde(flatten)]
+    layer: LayerShape,
 }
 
-impl TryFrom<Unchecked> for CacheShape {
-    type Error = ShapeError;
-
-    fn try_from(shape: Unchecked) -> Result<Self, ShapeError> {
-        Self::new(shape.layers, shape.kv_heads, shape.query_heads, shape.head_dim)
+impl From<CacheShape> for Runs {
+    fn from(shape: CacheShape) -> Self {
+        let runs = shape.layers.chunk_by(|a, b| a == b);
+        Self(runs.map(|run| Run { layers: run.len(), layer: run[0].clone() }).collect())
     }
 }
 
-/// A shape no cache can have.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ShapeError {
-    /// One of the four numbers is zero.
-    #[error("a cache shape needs at least one of each, got {0:?}")]
-    Zero(CacheShape),
-    /// The query heads do not divide into groups of equal size.
-    #[error("{query_heads} query heads do not divide into groups over {kv_heads} KV heads")]
-    Ragged {
-        /// Query heads per layer.
-        query_heads: usize,
-        /// KV heads per layer.
-        kv_heads: usize,
-    },
-    /// Rows that SIMD lanes and 16-byte copies cannot cut evenly.
-    #[error("head_dim {0} is not a multiple of {align} in {align}..={max}", align = CacheShape::HEAD_DIM_ALIGN, max = CacheShape::MAX_HEAD_DIM)]
-    HeadDim(usize),
-    /// More heads than a table index holds.
-    #[error("{0} KV heads over all layers are more than {max}", max = CacheShape::MAX_HEADS)]
-    TooManyHeads(usize),
+impl TryFrom<Runs> for CacheShape {
+    type Error = ShapeError;
+
+    fn try_from(Runs(runs): Runs) -> Result<Self, ShapeError> {
+        let layers = runs.iter().fold(0usize, |sum, run| sum.saturating_add(run.layers));
+        if layers > Self::MAX_HEADS {
+            return Err(ShapeError::TooManyHeads(layers));
+        }
+        Self::from_layers(runs.into_iter().flat_map(|run| vec![run.layer; run.layers]))
+    }
 }
 
 impl CacheShape {
-    /// Every `head_dim` is a multiple of this: one AVX-512 register of f32, one 16-byte copy of i8.
-    pub const HEAD_DIM_ALIGN: usize = 16;
-    /// The largest `head_dim` the kernels keep on their stack.
-    pub const MAX_HEAD_DIM: usize = 512;
     /// The most (layer, head) pairs.
-    pub const MAX_HEADS: usize = 1 << 16;
+    pub const MAX_HEADS: usize = shape_error::MAX_HEADS;
 
-    /// Checks and builds a shape: `layers` × `kv_heads` tables, `query_heads` per layer.
+    /// A shape of alike layers: `layers` × `kv_heads` tables, `query_heads` per layer, K and V of
+    /// `head_dim` channels, no window.
     pub fn new(
         layers: usize,
         kv_heads: usize,
         query_heads: usize,
-        head_dim: usize,
+        channels: impl Into<Channels>,
     ) -> Result<Self, ShapeError> {
-        let shape = Self { layers, kv_heads, query_heads, head_dim };
-        if layers == 0 || kv_heads == 0 || query_heads == 0 || head_dim == 0 {
-            return Err(ShapeError::Zero(shape));
+        if layers == 0 {
+            return Err(ShapeError::Zero { layers, kv_heads, query_heads });
         }
-        if !query_heads.is_multiple_of(kv_heads) {
-            return Err(ShapeError::Ragged { query_heads, kv_heads });
-        }
-        if !Self::takes_head_dim(head_dim) {
-            return Err(ShapeError::HeadDim(head_dim));
-        }
+        let layer = LayerShape::new(kv_heads, query_heads, channels)?;
         match layers.checked_mul(kv_heads) {
-            Some(heads) if heads <= Self::MAX_HEADS => Ok(shape),
+            Some(heads) if heads <= Self::MAX_HEADS => Self::from_layers(vec![layer; layers]),
             heads => Err(ShapeError::TooManyHeads(heads.unwrap_or(usize::MAX))),
         }
     }
 
-    /// Whether heads may have so many channels.
-    pub fn takes_head_dim(head_dim: usize) -> bool {
-        (1..=Self::MAX_HEAD_DIM).contains(&head_dim)
-            && head_dim.is_multiple_of(Self::HEAD_DIM_ALIGN)
+    /// A shape of these layers, at least one.
+    pub fn from_layers(layers: impl IntoIterator<Item = LayerShape>) -> Result<Self, ShapeError> {
+        let layers: Arc<[LayerShape]> = layers.into_iter().collect();
+        if layers.is_empty() {
+            return Err(ShapeError::Zero { layers: 0, kv_heads: 0, query_heads: 0 });
+        }
+        let mut end = 0usize;
+        let ends = layers.iter().map(|layer| {
+            end = end.saturating_add(layer.kv_heads());
+            end
+        });
+        let starts: Arc<[usize]> = [0].into_iter().chain(ends).collect();
+        if end > Self::MAX_HEADS {
+            return Err(ShapeError::TooManyHeads(end));
+        }
+        Ok(Self { layers, starts })
     }
 
     /// Layers.
     pub fn layers(&self) -> usize {
-        self.layers
+        self.layers.len()
     }
 
-    /// KV heads of one layer.
-    pub fn kv_heads(&self) -> usize {
-        self.kv_heads
+    /// A layer, one of [`layers`](Self::layers).
+    pub fn layer(&self, layer: usize) -> &LayerShape {
+        &self.layers[layer]
     }
 
-    /// Query heads of one layer.
-    pub fn query_heads(&self) -> usize {
-        self.query_heads
-    }
-
-    /// Channels of one head.
-    pub fn head_dim(&self) -> usize {
-        self.head_dim
-    }
-
-    /// Query heads that read one KV head.
-    pub fn group(&self) -> usize {
-        self.query_heads / self.kv_heads
+    /// All layers in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &LayerShape> {
+        self.layers.iter()
     }
 
     /// KV heads over all layers: the head tables of one sequence.
     pub fn heads(&self) -> usize {
-        self.layers * self.kv_heads
+        self.starts[self.layers.len()]
+    }
+
+    /// The heads of a layer.
+    pub fn layer_heads(&self, layer: usize) -> Range<usize> {
+        self.starts[layer]..self.starts[layer + 1]
     }
 
     /// Where (layer, KV head) stands among the [`heads`](Self::heads) of a sequence.
     pub fn head_index(&self, layer: usize, kv_head: usize) -> usize {
-        debug_assert!(layer < self.layers && kv_head < self.kv_heads);
-        layer * self.kv_heads + kv_head
+        debug_assert!(kv_head < self.layers[layer].kv_heads());
+        self.starts[layer] + kv_head
     }
 
-    /// Values in K (or in V) for one token of one layer.
-    pub fn row(&self) -> usize {
-        self.kv_heads * self.head_dim
+    /// The (layer, KV head) that a head is.
+    pub fn locate(&self, head: usize) -> (usize, usize) {
+        debug_assert!(head < self.heads());
+        let layer = self.starts.partition_point(|&start| start <= head) - 1;
+        (layer, head - self.starts[layer])
+    }
+
+    /// The layer of each head.
+    pub fn layer_of_heads(&self) -> impl Iterator<Item = &LayerShape> {
+        self.iter().flat_map(|layer| std::iter::repeat_n(layer, layer.kv_heads()))
+    }
+
+    /// The layer that all layers are like, if they are.
+    pub fn alike(&self) -> Option<&LayerShape> {
+        let first = &self.layers[0];
+        self.layers.iter().all(|layer| layer == first).then_some(first)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::Window;
 
     #[test]
     fn groups_and_indices() {
         let shape = CacheShape::new(30, 3, 9, 64).unwrap();
-        assert_eq!(shape.group(), 3);
+        assert_eq!(shape.alike().unwrap().group(), 3);
         assert_eq!(shape.heads(), 90);
         assert_eq!(shape.head_index(29, 2), 89);
-        assert_eq!(shape.row(), 192);
+        assert_eq!(shape.layer(7).k_row(), 192);
+    }
+
+    #[test]
+    fn heads_are_counted_layer_by_layer() {
+        let layers = [(1, 64), (4, 32), (2, 128)]
+            .map(|(kv_heads, channels)| LayerShape::new(kv_heads, 2 * kv_heads, channels).unwrap());
+        let shape = CacheShape::from_layers(layers).unwrap();
+        assert_eq!((shape.layers(), shape.heads(), shape.alike()), (3, 7, None));
+        let channels: Vec<usize> = shape.layer_of_heads().map(LayerShape::k_dim).collect();
+        for head in 0..7 {
+            let (layer, kv_head) = shape.locate(head);
+            assert_eq!(shape.head_index(layer, kv_head), head);
+            assert!(shape.layer_heads(layer).contains(&head));
+            assert_eq!(channels[head], shape.layer(layer).k_dim());
+        }
     }
 
     #[test]
     fn refuses_what_no_cache_can_have() {
-        assert!(matches!(CacheShape::new(0, 1, 1, 64), Err(ShapeError::Zero(_))));
+        assert!(matches!(CacheShape::new(0, 1, 1, 64), Err(ShapeError::Zero { .. })));
+        assert!(matches!(CacheShape::from_layers([]), Err(ShapeError::Zero { .. })));
         assert!(matches!(CacheShape::new(1, 3, 8, 64), Err(ShapeError::Ragged { .. })));
-        assert!(matches!(CacheShape::new(1, 1, 1, 72), Err(ShapeError::HeadDim(72))));
+        assert!(matches!(CacheShape::new(1, 1, 1, 72), Err(ShapeError::Channels(72))));
         assert!(matches!(CacheShape::new(1 << 12, 32, 32, 64), Err(ShapeError::TooManyHeads(_))));
+        let wide = LayerShape::new(1 << 15, 1 << 15, 16).unwrap();
+        let refused = CacheShape::from_layers(vec![wide; 3]);
+        assert_eq!(refused, Err(ShapeError::TooManyHeads(3 << 15)));
     }
 
     #[test]
     fn files_bring_no_other_shapes() {
-        let shape = CacheShape::new(30, 3, 9, 64).unwrap();
-        let text = serde_json::to_string(&shape).unwrap();
-        assert_eq!(serde_json::from_str::<CacheShape>(&text).unwrap(), shape);
-        for (from, to) in [("30", "0"), ("9", "8"), ("64", "72")] {
+        let alike = CacheShape::new(30, 3, 9, 64).unwrap();
+        let local = LayerShape::new(1, 4, 256).unwrap().windowed(Window::of(512)).unwrap();
+        let global = LayerShape::new(1, 4, 256).unwrap();
+        let mixed = CacheShape::from_layers([local.clone(), local, global]).unwrap();
+        for shape in [&alike, &mixed] {
+            let text = serde_json::to_string(shape).unwrap();
+            assert_eq!(&serde_json::from_str::<CacheShape>(&text).unwrap(), shape);
+        }
+        let text = serde_json::to_string(&alike).unwrap();
+        for (from, to) in [
+            ("\"layers\":30", "\"layers\":0"),
+            ("\"layers\":30", "\"layers\":18446744073709551615"),
+            ("\"query_heads\":9", "\"query_heads\":8"),
+            ("64", "72"),
+        ] {
+            assert!(text.contains(from), "{text}");
             let refused = serde_json::from_str::<CacheShape>(&text.replace(from, to));
             assert!(refused.is_err(), "{from} became {to}");
         }

@@ -61,8 +61,8 @@ pub(super) fn compress(
     cache.check_owner(sequence)?;
     sequence.tables.recover()?;
     cache.settle();
-    let extents: Vec<HeadExtent> = sequence.extents();
     let tokens = sequence.tokens();
+    let (evictable, extents) = sequence.extents();
     let wanted = budget.pages_to_free(&extents, tokens, policy)?;
     if wanted == 0 {
         let (pages_freed, slots_evicted, slots_moved, pages_copied) = (0, 0, 0, 0);
@@ -78,20 +78,22 @@ pub(super) fn compress(
         let watch = sequence.watch.as_ref().filter(|watch| watch.serves(scorer));
         &watch.ok_or(CacheError::NotObserved { scorer: scorer.name() })?.scores
     } else {
-        computed = score_heads(cache.shape, &cache.store, sequence, scorer.as_ref())?;
+        computed = score_heads(&cache.shape, &cache.store, sequence, scorer.as_ref())?;
         &computed
     };
-    let heads: Vec<HeadSlots<'_>> = (sequence.tables.heads().zip(scores).zip(&extents))
-        .map(|((table, scores), extent)| HeadSlots {
-            scores,
-            positions: table.positions,
+    let heads: Vec<HeadSlots<'_>> = (evictable.iter().zip(&extents))
+        .map(|(&head, extent)| HeadSlots {
+            scores: &scores[head],
+            positions: sequence.tables.head(head).positions,
             slots_per_page: extent.slots_per_page,
         })
         .collect();
     let plan = plan(&heads, tokens, policy, wanted)?;
     drop(heads);
+    let mut rewrites = plan.rewrites();
+    rewrites.iter_mut().for_each(|rewrite| rewrite.head = evictable[rewrite.head]);
 
-    let rewrite = cache.manager.rewrite_sparing(&mut sequence.tables, plan.rewrites())?;
+    let rewrite = cache.manager.rewrite_sparing(&mut sequence.tables, rewrites)?;
     let pages_copied = rewrite.pages_copied();
     let slots_moved = carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
     if let Some(watch) = &mut sequence.watch {
@@ -125,16 +127,20 @@ pub(super) fn truncate(
 
 /// Scores of all slots from what the pages hold, head by head on all threads.
 fn score_heads(
-    shape: CacheShape,
+    shape: &CacheShape,
     store: &HostStore,
     sequence: &KvSequence,
     scorer: &dyn Scorer,
 ) -> Result<Vec<Vec<Score>>, CacheError> {
     let tables: Vec<_> = sequence.tables.heads().enumerate().collect();
     let score = |(head, table): (usize, crate::plan::HeadTable<'_>)| {
+        if sequence.tables.plan().is_windowed(head) {
+            return Ok(Vec::new());
+        }
+        let layer = shape.layer(shape.locate(head).0);
         let mut keys = Vec::new();
         if scorer.needs().keys {
-            keys.resize(table.slots * shape.head_dim(), 0.0);
+            keys.resize(table.slots * layer.k_dim(), 0.0);
             let pages = TablePages { pages: table.pages, layout: sequence.layouts.of(head) };
             store.read_keys(pages, 0, &mut keys)?;
         }
@@ -142,8 +148,8 @@ fn score_heads(
             head,
             logical_len: sequence.tokens(),
             positions: table.positions,
-            head_dim: shape.head_dim(),
-            group: shape.group(),
+            head_dim: layer.k_dim(),
+            group: layer.group(),
             queries: 0,
             keys: scorer.needs().keys.then_some(&keys[..]),
             attention: None,
@@ -174,7 +180,9 @@ fn carry_out(
             let pages = TablePages { pages: head.pages(), layout: layouts.of(head.head()) };
             store.move_slots(pages, head.moves())?;
             moved += head.moves().len();
-            if let Some(watch) = watch {
+            if let Some(watch) = watch
+                && !layouts.plan().is_windowed(head.head())
+            {
                 head.apply_to(&mut watch.scores[head.head()])?;
             }
         }
@@ -184,15 +192,17 @@ fn carry_out(
 }
 
 impl KvSequence {
-    /// Slots and slots per page of each head, as budgets see them.
-    pub(crate) fn extents(&self) -> Vec<HeadExtent> {
+    /// The heads that compete for a budget, all but those with a window, and their slots and slots per page
+    /// as budgets see them.
+    pub(crate) fn extents(&self) -> (Vec<usize>, Vec<HeadExtent>) {
         let plan = self.tables.plan();
-        let tables = self.tables.heads().enumerate();
-        tables
-            .map(|(head, table)| HeadExtent {
-                slots: table.slots,
-                slots_per_page: plan.slots_per_page(head),
+        let heads = (0..plan.heads()).filter(|&head| !plan.is_windowed(head));
+        heads
+            .map(|head| {
+                let (slots, slots_per_page) =
+                    (self.tables.head(head).slots, plan.slots_per_page(head));
+                (head, HeadExtent { slots, slots_per_page })
             })
-            .collect()
+            .unzip()
     }
 }

@@ -45,14 +45,12 @@ pub enum CacheError {
         heads: usize,
     },
     /// A format map with the wrong number of heads, or an index beyond it.
-    #[error("no head {head} in a format map of {layers} layers × {kv_heads} KV heads")]
+    #[error("no head {head} in a cache of {heads} KV heads over all layers")]
     NoSuchHead {
         /// The index asked for, among all heads; or the heads of a map for another shape.
         head: usize,
-        /// Layers of the shape.
-        layers: usize,
-        /// KV heads per layer of the shape.
-        kv_heads: usize,
+        /// KV heads over all layers of the shape.
+        heads: usize,
     },
     /// A layer out of order, or one more than the shape has.
     #[error("layer {got} given to a step {}", turn(*expected, *layers))]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CacheError;
 use crate::{
-    base::CacheShape,
+    base::{CacheShape, LayerShape},
     format::{Overflow, PageFormat, PageLayout},
     plan::TablePlan,
 };
@@ -63,33 +63,35 @@ pub struct HeadLayouts {
 }
 
 impl HeadLayouts {
-    /// Lays out the pages of every head of `shape` in `page_bytes` bytes.
+    /// Lays out the pages of every head of `shape` in `page_bytes` bytes. `rollback` is the margin of heads
+    /// with a window.
     pub fn new(
-        shape: CacheShape,
+        shape: &CacheShape,
         formats: &FormatMap,
         page_bytes: usize,
+        rollback: usize,
     ) -> Result<Self, CacheError> {
         let heads = shape.heads();
         if let Some((&head, _)) = formats.exceptions.range(heads..).next() {
-            let (layers, kv_heads) = (shape.layers(), shape.kv_heads());
-            return Err(CacheError::NoSuchHead { head, layers, kv_heads });
+            return Err(CacheError::NoSuchHead { head, heads });
         }
         let mut layouts: Vec<PageLayout> = Vec::new();
         let mut of_head = Vec::with_capacity(heads);
-        for head in 0..heads {
-            let format = formats.of(head);
-            let known = layouts.iter().position(|layout| layout.format == format);
-            let index = match known {
+        for (head, layer) in shape.layer_of_heads().enumerate() {
+            let (format, channels) = (formats.of(head), layer.channels());
+            let like = |layout: &PageLayout| (layout.format, layout.channels) == (format, channels);
+            let index = match layouts.iter().position(like) {
                 Some(index) => index,
                 None => {
-                    layouts.push(PageLayout::new(format, shape.head_dim(), page_bytes)?);
+                    layouts.push(PageLayout::new(format, channels, page_bytes)?);
                     layouts.len() - 1
                 }
             };
             of_head.push(index as u16);
         }
         let slots = of_head.iter().map(|&index| layouts[index as usize].slots);
-        let plan = Arc::new(TablePlan::new(slots)?);
+        let windows = shape.layer_of_heads().map(LayerShape::window);
+        let plan = Arc::new(TablePlan::new(slots)?.with_windows(windows, rollback)?);
         Ok(Self { formats: formats.clone(), layouts, of_head, plan })
     }
 

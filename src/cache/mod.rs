@@ -39,6 +39,7 @@ use crate::{
 #[derive(Debug)]
 pub struct KvCache {
     shape: CacheShape,
+    rollback: usize,
     block_tokens: usize,
     layouts: Arc<HeadLayouts>,
     manager: BlockManager,
@@ -55,13 +56,15 @@ impl KvCache {
     /// Lays out pages, takes their memory and fills it with nothing.
     pub fn new(config: &CacheConfig) -> Result<Self, CacheError> {
         let page_bytes = config.page_bytes()?;
-        let layouts = HeadLayouts::new(config.shape, &config.formats, page_bytes)?;
+        let layouts =
+            HeadLayouts::new(&config.shape, &config.formats, page_bytes, config.rollback)?;
         let pages = config.pages(page_bytes)?;
         // The store first: it refuses what the system cannot give and touches none of what it got. The
         // planner writes to all of its bookkeeping.
         let store = HostStore::new(pages, page_bytes)?;
         Ok(Self {
-            shape: config.shape,
+            shape: config.shape.clone(),
+            rollback: config.rollback,
             block_tokens: config.block_tokens,
             layouts: Arc::new(layouts),
             manager: BlockManager::new(pages).map_err(PlanError::from)?,
@@ -80,7 +83,8 @@ impl KvCache {
 
     /// An empty sequence in formats of its own; all formats share the pages.
     pub fn sequence_with(&self, formats: &FormatMap) -> Result<KvSequence, CacheError> {
-        let layouts = HeadLayouts::new(self.shape, formats, self.store.page_bytes())?;
+        let layouts =
+            HeadLayouts::new(&self.shape, formats, self.store.page_bytes(), self.rollback)?;
         Ok(self.sequence_in(Arc::new(layouts)))
     }
 
@@ -171,11 +175,15 @@ impl KvCache {
     }
 
     /// Forgets the newest tokens of a sequence, so that `tokens` are left.
+    ///
+    /// # Errors
+    /// [`PlanError::PastMargin`] in a shape with windows, beyond [`CacheConfig::rollback`].
     pub fn truncate(&mut self, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
         compress::truncate(self, sequence, tokens)
     }
 
-    /// Evicts whole pages until the sequence is within the budget.
+    /// Evicts whole pages until the sequence is within the budget. Heads of layers with a window take no
+    /// part: the budget is that of all others.
     pub fn compress(
         &mut self,
         sequence: &mut KvSequence,
@@ -211,8 +219,13 @@ impl KvCache {
     }
 
     /// The shape of the model.
-    pub fn shape(&self) -> CacheShape {
-        self.shape
+    pub fn shape(&self) -> &CacheShape {
+        &self.shape
+    }
+
+    /// Newest tokens that can be taken back in layers with a window.
+    pub fn rollback(&self) -> usize {
+        self.rollback
     }
 
     /// Tokens of a page in f16: the unit the page size was chosen in.

@@ -3,7 +3,7 @@
 use super::{error::CacheError, layouts::HeadLayouts, sequence::Watch};
 use crate::{
     attend::{Reduce, SlotScores},
-    base::CacheShape,
+    base::LayerShape,
     evict::{HeadContext, Score, accumulate, quantize},
     plan::Sequence,
     store::{HostStore, PageStore, TablePages},
@@ -55,8 +55,9 @@ pub(super) struct Buffers {
 
 /// The attention that one sequence paid in one layer, and where its keys are.
 pub(super) struct Observed<'a> {
-    pub shape: CacheShape,
-    pub layer: usize,
+    pub layer: &'a LayerShape,
+    /// The layer's first head among all.
+    pub first_head: usize,
     /// The sequence's place in the step.
     pub member: usize,
     /// Its tokens in the step.
@@ -77,13 +78,13 @@ impl Observed<'_> {
         Buffers { values, keys }: &mut Buffers,
         noted: &mut Vec<Noted>,
     ) -> Result<(), CacheError> {
-        let (shape, scorer) = (self.shape, &watch.scorer);
+        let (layer, scorer) = (self.layer, &watch.scorer);
         let step = sequence.tokens() as u64;
-        for kv_head in 0..shape.kv_heads() {
-            let head = shape.head_index(self.layer, kv_head);
+        for kv_head in 0..layer.kv_heads() {
+            let head = self.first_head + kv_head;
             let table = sequence.head(head);
             if scorer.needs().keys {
-                keys.resize(table.slots * shape.head_dim(), 0.0);
+                keys.resize(table.slots * layer.k_dim(), 0.0);
                 let pages = TablePages { pages: table.pages, layout: self.layouts.of(head) };
                 self.store.read_keys(pages, 0, keys)?;
             }
@@ -91,9 +92,9 @@ impl Observed<'_> {
                 head,
                 logical_len: sequence.tokens(),
                 positions: table.positions,
-                head_dim: shape.head_dim(),
+                head_dim: layer.k_dim(),
                 group: match self.scores.reduce() {
-                    Reduce::PerQueryHead => shape.group(),
+                    Reduce::PerQueryHead => layer.group(),
                     Reduce::Group => 1,
                 },
                 queries: self.tokens.min(self.scores.window()),

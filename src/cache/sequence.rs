@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use super::layouts::HeadLayouts;
 use crate::{
     evict::{EvictError, Score, Scorer},
-    plan::{PlanError, Sequence},
+    plan::{HeadTable, PlanError, Sequence},
 };
 
 /// The cached K and V of one sequence. Dropping it returns its pages.
@@ -18,7 +18,7 @@ pub struct KvSequence {
 /// What a sequence collects for an attention-based scorer.
 pub(super) struct Watch {
     pub scorer: Arc<dyn Scorer>,
-    /// One score for each slot of each head.
+    /// One score for each slot of each head; none for heads with a window, which are not evicted from.
     pub scores: Vec<Vec<Score>>,
 }
 
@@ -31,16 +31,26 @@ impl Watch {
     /// Gives new slots, the last ones of each head, a score of zero. Not every scorer is told of every
     /// step.
     pub fn grow(&mut self, tables: &Sequence) {
-        for (scores, table) in self.scores.iter_mut().zip(tables.heads()) {
-            scores.resize(table.slots, Score::ZERO);
+        for (head, (scores, table)) in self.scores.iter_mut().zip(tables.heads()).enumerate() {
+            if !tables.plan().is_windowed(head) {
+                scores.resize(table.slots, Score::ZERO);
+            }
         }
+    }
+
+    /// Scores of nothing for the slots that are there.
+    pub fn zeroes(tables: &Sequence) -> Vec<Vec<Score>> {
+        let slots = |(head, table): (usize, HeadTable<'_>)| {
+            if tables.plan().is_windowed(head) { 0 } else { table.slots }
+        };
+        tables.heads().enumerate().map(|head| vec![Score::ZERO; slots(head)]).collect()
     }
 
     /// Refuses scores that are not those of the tables' slots: pages must not be freed by them.
     pub fn check(&self, tables: &Sequence) -> Result<(), EvictError> {
-        for (scores, table) in self.scores.iter().zip(tables.heads()) {
+        for (head, (scores, table)) in self.scores.iter().zip(tables.heads()).enumerate() {
             let (got, expected) = (scores.len(), table.slots);
-            if got != expected {
+            if got != expected && !tables.plan().is_windowed(head) {
                 return Err(EvictError::Length { what: "the head's scores", got, expected });
             }
         }
@@ -74,7 +84,7 @@ impl KvSequence {
             self.watch = None;
             return;
         }
-        let scores = self.tables.heads().map(|table| vec![Score::ZERO; table.slots]).collect();
+        let scores = Watch::zeroes(&self.tables);
         self.watch = Some(Watch { scorer, scores });
     }
 
@@ -107,7 +117,7 @@ impl KvSequence {
         self.tables.tokens()
     }
 
-    /// The scores at rest of a head's slots, if the sequence collects any.
+    /// The scores at rest of a head's slots, if the sequence collects any; empty for a head with a window.
     pub fn scores(&self, head: usize) -> Option<&[Score]> {
         Some(&self.watch.as_ref()?.scores[head])
     }

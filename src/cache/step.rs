@@ -104,9 +104,10 @@ impl CacheStep<'_> {
 
     /// Appends `k` and `v` of `layer` to every sequence, then attends causally with `q`.
     ///
-    /// `q` and `out` are `[Σ tokens][query_heads][head_dim]`, `k` and `v` are
-    /// `[Σ tokens][kv_heads][head_dim]`, sequences one after another in the order of the step. Layers
-    /// come in order, each once.
+    /// `q` is `[Σ tokens][query_heads][k_dim]` and `out` `[Σ tokens][query_heads][v_dim]`, `k` is
+    /// `[Σ tokens][kv_heads][k_dim]` and `v` `[Σ tokens][kv_heads][v_dim]` of the [layer's
+    /// shape](crate::base::LayerShape), sequences one after another in the order of the step. Where V is a
+    /// part of K, `v` is empty. Layers come in order, each once.
     ///
     /// # Errors
     /// [`CacheError::OutOfRange`] for a key or value that its page format cannot hold, NaN and the
@@ -121,18 +122,17 @@ impl CacheStep<'_> {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), CacheError> {
-        let shape = self.cache.shape;
+        let shape = &self.cache.shape;
         let (expected, layers) = (self.next_layer, shape.layers());
         if layer != expected || layer >= layers {
             return Err(CacheError::LayerOrder { got: layer, expected, layers });
         }
-        let queries = self.tokens() * shape.query_heads() * shape.head_dim();
-        let rows = self.tokens() * shape.row();
+        let (tokens, of) = (self.tokens(), shape.layer(layer));
         for (what, got, expected) in [
-            ("q", q.len(), queries),
-            ("k", k.len(), rows),
-            ("v", v.len(), rows),
-            ("out", out.len(), queries),
+            ("q", q.len(), tokens * of.q_row()),
+            ("k", k.len(), tokens * of.k_row()),
+            ("v", v.len(), tokens * of.v_row()),
+            ("out", out.len(), tokens * of.out_row()),
         ] {
             if got != expected {
                 return Err(CacheError::WrongLength { what, got, expected });
@@ -175,21 +175,28 @@ impl CacheStep<'_> {
 
     /// Encodes the rows of a layer; returns how many values were saturated.
     fn append(&mut self, layer: usize, k: &[f32], v: &[f32]) -> Result<u64, CacheError> {
-        let shape = self.cache.shape;
-        let (row, head_dim) = (shape.row(), shape.head_dim());
+        let shape = &self.cache.shape;
+        let (of, first_head) = (shape.layer(layer), shape.head_index(layer, 0));
         let Some(step) = &self.step else { return Ok(0) };
         let (mut first_token, mut saturated) = (0, 0);
         for (index, ((sequence, count), member)) in step.sequences().zip(&self.members).enumerate()
         {
             let overflow = member.layouts.formats().overflow();
-            for kv_head in 0..shape.kv_heads() {
-                let head = shape.head_index(layer, kv_head);
+            for kv_head in 0..of.kv_heads() {
+                let head = first_head + kv_head;
                 let table = sequence.head(head);
-                let start = first_token * row + kv_head * head_dim;
-                let rows = |values| Rows { values: tail(values, start), stride: row, count };
+                let rows = |values, stride, dim| {
+                    let start = first_token * stride + kv_head * dim;
+                    Rows { values: tail(values, start), stride, count }
+                };
+                let k = rows(k, of.k_row(), of.k_dim());
+                let v = match of.v_row() {
+                    0 => Rows::none(),
+                    stride => rows(v, stride, of.v_dim()),
+                };
                 let pages = TablePages { pages: table.pages, layout: member.layouts.of(head) };
                 let first = table.slots - count;
-                let stored = self.cache.store.append_with(pages, first, rows(k), rows(v), overflow);
+                let stored = self.cache.store.append_with(pages, first, k, v, overflow);
                 saturated += stored.map_err(|error| match error {
                     StoreError::OutOfRange { row, cause } => {
                         let token = sequence.tokens() - count + row;
@@ -215,30 +222,34 @@ impl CacheStep<'_> {
         let Some(step) = &self.step else { return Ok(noted) };
         let KvCache { shape, store, attention, scratch, .. } = &mut *self.cache;
         let sequences: Vec<&Sequence> = step.sequences().map(|(sequence, _)| sequence).collect();
-        let mut heads: Vec<Head<'_>> = Vec::with_capacity(sequences.len() * shape.kv_heads());
+        let (of, layer_heads) = (shape.layer(layer), shape.layer_heads(layer));
+        let mut heads: Vec<Head<'_>> = Vec::with_capacity(sequences.len() * of.kv_heads());
         for (sequence, member) in sequences.iter().zip(&self.members) {
-            heads.extend((0..shape.kv_heads()).map(|kv_head| {
-                let head = shape.head_index(layer, kv_head);
+            heads.extend(layer_heads.clone().map(|head| {
                 let table = sequence.head(head);
                 Head { pages: table.pages, slots: table.slots, layout: member.layouts.of(head) }
             }));
         }
-        let spans: Vec<Span<'_>> = (self.members.iter().zip(heads.chunks_exact(shape.kv_heads())))
+        let spans: Vec<Span<'_>> = (self.members.iter().zip(heads.chunks_exact(of.kv_heads())))
             .map(|(member, heads)| Span { tokens: member.tokens, heads })
             .collect();
 
-        let width = shape.query_heads() * shape.head_dim();
+        // Nothing is evicted from heads with a window.
+        let wish = |member: &Member| match of.window() {
+            Some(_) => Wish::Nothing,
+            None => member.wish,
+        };
         let mut first_token = 0;
         let mut start = 0;
         while start < self.members.len() {
-            let wish = self.members[start].wish;
-            let same = self.members[start..].iter().take_while(|m| m.wish == wish).count();
+            let asked = wish(&self.members[start]);
+            let same = self.members[start..].iter().take_while(|m| wish(m) == asked).count();
             let run = start..start + same;
             let tokens: usize = self.members[run.clone()].iter().map(|m| m.tokens).sum();
-            let values = first_token * width..(first_token + tokens) * width;
-            let batch = Batch { shape: *shape, spans: &spans[run.clone()], q: &q[values.clone()] };
-            scratch.lse.resize(tokens * shape.query_heads(), 0.0);
-            let mut scores = match wish {
+            let values = |row: usize| first_token * row..(first_token + tokens) * row;
+            let batch = Batch { layer: of, spans: &spans[run.clone()], q: &q[values(of.q_row())] };
+            scratch.lse.resize(tokens * of.query_heads(), 0.0);
+            let mut scores = match asked {
                 Wish::Nothing => None,
                 Wish::Decode => Some(&mut scratch.decode),
                 Wish::Window { queries, skip } => {
@@ -249,16 +260,24 @@ impl CacheStep<'_> {
                     Some(&mut scratch.window)
                 }
             };
-            let out = &mut out[values];
+            let out = &mut out[values(of.out_row())];
             let output = Output { out, lse: &mut scratch.lse, scores: scores.as_deref_mut() };
             attention.attend(store, &batch, output)?;
             if let Some(scores) = scores {
                 for (span, member) in run.enumerate() {
                     let Member { layouts, tokens, .. } = &self.members[member];
                     let Some(watch) = self.watches[member].as_deref() else { continue };
-                    let (shape, tokens) = (*shape, *tokens);
-                    let attention =
-                        Observed { shape, layer, member, tokens, span, scores, store, layouts };
+                    let (layer, first_head, tokens) = (of, layer_heads.start, *tokens);
+                    let attention = Observed {
+                        layer,
+                        first_head,
+                        member,
+                        tokens,
+                        span,
+                        scores,
+                        store,
+                        layouts,
+                    };
                     let buffers = &mut scratch.buffers;
                     attention.note(sequences[member], watch, buffers, &mut noted)?;
                 }

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::{error::CliError, given::Given};
 use crate::{
-    base::CacheShape,
+    base::{CacheShape, Channels},
     cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap},
     engine::serve::CompressionPlan,
     evict::{
@@ -52,16 +52,17 @@ impl PageArgs {
     pub fn check(&self) -> Result<(), CliError> {
         above_zero([("--block-tokens", self.block_tokens)])?;
         at_most(MOST_BLOCK_TOKENS, [("--block-tokens", self.block_tokens)])?;
-        let narrowest = CacheShape::HEAD_DIM_ALIGN;
+        let narrowest = Channels::ALIGN;
         PageLayout::page_bytes_for(PageFormat::default(), narrowest, self.block_tokens)
             .map_err(CacheError::from)?;
         Ok(())
     }
 
-    pub fn config(&self, shape: CacheShape, capacity: Capacity) -> CacheConfig {
+    pub fn config(&self, shape: &CacheShape, capacity: Capacity) -> CacheConfig {
         let overflow = if self.saturate { Overflow::Saturate } else { Overflow::Refuse };
         let formats = FormatMap::uniform(self.format).on_overflow(overflow);
-        CacheConfig { shape, block_tokens: self.block_tokens, formats, capacity }
+        let shape = shape.clone();
+        CacheConfig { shape, block_tokens: self.block_tokens, formats, rollback: 0, capacity }
     }
 }
 

@@ -151,13 +151,14 @@ impl Demo {
 
     fn introduction(&self, loaded: &Loaded) -> String {
         let shape = loaded.model.shape();
+        let (heads, channels) = (shape.heads() / shape.layers(), shape.layer(0).k_dim());
         format!(
             "{}: {} layers × {} KV heads of {} channels, one page table each; {} pages of {} \
              tokens\n\n",
             loaded.name(),
             shape.layers(),
-            shape.kv_heads(),
-            shape.head_dim(),
+            heads,
+            channels,
             self.pages.format,
             self.pages.block_tokens,
         )

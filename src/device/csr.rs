@@ -89,10 +89,10 @@ impl StockView {
     pub fn new(layout: &PageLayout) -> Option<Self> {
         let format = layout.format.k;
         let plain = layout.k.scale_stride == 0 && layout.v.scale_stride == 0;
-        if layout.format.v != format || !plain {
+        if layout.format.v != format || !plain || layout.channels.v_in_k {
             return None;
         }
-        let value = layout.k.payload_stride / layout.head_dim;
+        let value = layout.k.payload_stride / layout.channels.k;
         let values = |bytes: usize| bytes.is_multiple_of(value).then_some(bytes / value);
         Some(Self {
             format,

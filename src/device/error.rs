@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::{cuda::CudaError, format::PageFormat};
+use crate::{base::Channels, cuda::CudaError, format::PageFormat};
 
 /// Why something did not happen on a device.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -50,13 +50,14 @@ pub enum DeviceError {
     },
     /// A page layout with fields that [`PageLayout::new`](crate::format::PageLayout::new) does not give.
     #[error(
-        "a page layout that is not that of {format} pages of {page_bytes} bytes at head_dim {head_dim}"
+        "a page layout that is not that of {format} pages of {page_bytes} bytes and {k} and {v} channels",
+        k = channels.k, v = channels.v
     )]
     ForgedLayout {
         /// Its formats.
         format: PageFormat,
         /// Its channels.
-        head_dim: usize,
+        channels: Channels,
         /// Its bytes.
         page_bytes: usize,
     },

@@ -134,7 +134,7 @@ impl Specialisation {
         let layout = &self.layout;
         let mut options = vec![
             "--std=c++17".to_owned(),
-            define("HEAD_DIM", layout.head_dim),
+            define("HEAD_DIM", layout.channels.k),
             define("GROUP", self.group),
             define("PAGE_BYTES", layout.page_bytes),
             define("PAGE_SLOTS", layout.slots),

@@ -9,7 +9,7 @@ use super::{
     loader::Kernels,
 };
 use crate::{
-    base::{CacheShape, SlotMove},
+    base::{Channels, SlotMove},
     cuda::{
         Growing, Staging,
         driver::{Argument, Stream},
@@ -76,7 +76,7 @@ impl Mover {
         stream: &Stream,
     ) -> Result<(), DeviceError> {
         // Whole pages are bytes: any format does that fits in them, and the smallest slot always does.
-        let layout = PageLayout::new(PageFormat::default(), CacheShape::HEAD_DIM_ALIGN, page_bytes)
+        let layout = PageLayout::new(PageFormat::default(), Channels::ALIGN, page_bytes)
             .map_err(|error| DeviceError::Layout(error.to_string()))?;
         let specialisation = Specialisation::new(layout, 1);
         let kernel = self.kernels.get(KernelFile::Copy, &specialisation, stream)?;

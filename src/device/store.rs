@@ -20,7 +20,7 @@ use crate::{
         PageStore, Rows, StoreError, TablePages,
         slots::{
             arena_bytes, check_page, check_rows, check_table, decode, encode, locate, ranges,
-            slots_of,
+            slots_of, slots_of_both,
         },
     },
 };
@@ -142,14 +142,9 @@ impl CudaStore {
     /// Checks that the table is of this store and holds slots `range`. A layout's fields are anybody's
     /// to set, and kernels and copies trust them with addresses.
     fn check(&self, table: TablePages<'_>, range: &Range<usize>) -> Result<(), StoreError> {
-        let PageLayout { format, head_dim, page_bytes, .. } = *table.layout;
-        if page_bytes == self.page_bytes {
-            // A channel takes a byte at least, so a wider head has no layout; nor has one of none.
-            let whole = (1..=page_bytes).contains(&head_dim)
-                && PageLayout::new(format, head_dim, page_bytes).as_ref() == Ok(table.layout);
-            if !whole {
-                return Err(device(DeviceError::ForgedLayout { format, head_dim, page_bytes }));
-            }
+        let PageLayout { format, channels, page_bytes, .. } = *table.layout;
+        if page_bytes == self.page_bytes && !table.layout.is_genuine() {
+            return Err(device(DeviceError::ForgedLayout { format, channels, page_bytes }));
         }
         check_table(self, table, range)
     }
@@ -180,12 +175,12 @@ impl CudaStore {
         for i in 0..count {
             let (page, slot) = ((first + i - start) / layout.slots, (first + i) % layout.slots);
             let page = &bytes[page * self.page_bytes..][..self.page_bytes];
-            let row = i * layout.head_dim..(i + 1) * layout.head_dim;
+            let row = |dim: usize| i * dim..(i + 1) * dim;
             if let Some(k) = &mut k {
-                decode(layout.format.k, layout.k, page, slot, &mut k[row.clone()]);
+                decode(layout.format.k, layout.k, page, slot, &mut k[row(layout.channels.k)]);
             }
             if let Some(v) = &mut v {
-                decode(layout.format.v, layout.v, page, slot, &mut v[row]);
+                decode(layout.format.v, layout.v, page, slot, &mut v[row(layout.channels.v)]);
             }
         }
         Ok(())
@@ -210,7 +205,7 @@ impl PageStore for CudaStore {
         overflow: Overflow,
     ) -> Result<usize, StoreError> {
         let layout = *table.layout;
-        check_rows(k, v, layout.head_dim)?;
+        check_rows(k, v, layout.channels)?;
         let count = k.count;
         self.check(table, &(first..first.saturating_add(count)))?;
         let mut scratch = vec![0; self.page_bytes];
@@ -223,8 +218,8 @@ impl PageStore for CudaStore {
             }
             // The page's other slots stay: only the new slots' part of each region is copied.
             let start = self.span(page).start;
-            let parts = [layout.k, layout.v]
-                .into_iter()
+            let parts = layout
+                .stored()
                 .flat_map(|region| slots_in(region, slot, here))
                 .filter(|part| !part.is_empty());
             let pieces = parts.map(|part| (start + part.start, &scratch[part]));
@@ -242,11 +237,8 @@ impl PageStore for CudaStore {
         k: &mut [f32],
         v: &mut [f32],
     ) -> Result<(), StoreError> {
-        if v.len() != k.len() {
-            return Err(StoreError::WrongLength { what: "V", got: v.len(), expected: k.len() });
-        }
         self.check(table, &(0..0))?;
-        let count = slots_of("rows", k.len(), table.layout.head_dim)?;
+        let count = slots_of_both(k.len(), v.len(), table.layout.channels)?;
         self.read_sides(table, first, count, Some(k), Some(v))
     }
 
@@ -257,7 +249,7 @@ impl PageStore for CudaStore {
         k: &mut [f32],
     ) -> Result<(), StoreError> {
         self.check(table, &(0..0))?;
-        let count = slots_of("rows", k.len(), table.layout.head_dim)?;
+        let count = slots_of("rows", k.len(), table.layout.channels.k)?;
         self.read_sides(table, first, count, Some(k), None)
     }
 
@@ -277,7 +269,7 @@ impl PageStore for CudaStore {
         for m in moves {
             let (from, to) = (locate(table, m.from as usize), locate(table, m.to as usize));
             let (from_page, to_page) = (self.span(from.0).start, self.span(to.0).start);
-            for region in [layout.k, layout.v] {
+            for region in layout.stored() {
                 for (from, to) in
                     slots_in(region, from.1, 1).into_iter().zip(slots_in(region, to.1, 1))
                 {

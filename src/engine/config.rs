@@ -6,7 +6,7 @@ use super::{
     gguf::GgufFile,
     tokenizer::tokens_in_use,
 };
-use crate::base::CacheShape;
+use crate::base::{CacheShape, LayerShape};
 
 /// How RoPE positions are stretched beyond the trained context.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,6 +44,11 @@ pub struct LlamaConfig {
 }
 
 impl LlamaConfig {
+    /// The layers' shape: all of them are alike.
+    pub fn layer(&self) -> &LayerShape {
+        self.cache.layer(0)
+    }
+
     /// Reads the metadata of `file`. Refuses other architectures and features outside plain Llama.
     pub fn read(file: &GgufFile) -> Result<Self, ModelError> {
         let architecture = required("general.architecture", file.text("general.architecture")?)?;

@@ -9,7 +9,7 @@ use super::{
     linear::{View, ViewMut, matmul},
     simd::softmax,
 };
-use crate::base::CacheShape;
+use crate::base::{CacheShape, Window};
 
 /// Queries of one head that one job answers: their scores stay in the cache of a core.
 const JOB_QUERIES: usize = 64;
@@ -33,7 +33,7 @@ pub struct ContiguousKv {
 #[derive(Debug)]
 struct Sequence {
     tokens: usize,
-    /// By head index; each \[token\]\[head_dim\].
+    /// By head index; each \[token\]\[channels\]. No values where they are a part of the keys.
     keys: Vec<Vec<f32>>,
     values: Vec<Vec<f32>>,
 }
@@ -111,13 +111,12 @@ impl ContiguousKv {
             return Err(EngineError::Layer { layer, layers });
         }
         let tokens: usize = self.step.iter().map(|span| span.tokens).sum();
-        let queries = tokens * self.shape.query_heads() * self.shape.head_dim();
-        let row = tokens * self.shape.row();
+        let of = self.shape.layer(layer);
         let lengths = [
-            ("q", q.len(), queries),
-            ("k", k.len(), row),
-            ("v", v.len(), row),
-            ("out", out.len(), queries),
+            ("q", q.len(), tokens * of.q_row()),
+            ("k", k.len(), tokens * of.k_row()),
+            ("v", v.len(), tokens * of.v_row()),
+            ("out", out.len(), tokens * of.out_row()),
         ];
         match lengths.into_iter().find(|(_, found, expected)| found != expected) {
             Some((what, found, expected)) => Err(EngineError::StepShape { what, expected, found }),
@@ -126,25 +125,27 @@ impl ContiguousKv {
     }
 
     fn store(&mut self, layer: usize, k: &[f32], v: &[f32]) {
-        let (head_dim, row) = (self.shape.head_dim(), self.shape.row());
+        let of = self.shape.layer(layer);
         for span in &self.step {
             let sequence = &mut self.sequences[span.sequence];
-            let rows = span.first * row..(span.first + span.tokens) * row;
-            for head in 0..self.shape.kv_heads() {
-                let index = self.shape.head_index(layer, head);
-                let sides = [(&mut sequence.keys[index], k), (&mut sequence.values[index], v)];
-                for (held, new) in sides {
-                    held.truncate(sequence.tokens * head_dim);
-                    for token in new[rows.clone()].chunks_exact(row) {
-                        held.extend_from_slice(&token[head * head_dim..][..head_dim]);
+            for (head, index) in self.shape.layer_heads(layer).enumerate() {
+                let sides = [
+                    (&mut sequence.keys[index], k, of.k_row(), of.k_dim()),
+                    (&mut sequence.values[index], v, of.v_row(), of.channels().v_stored()),
+                ];
+                for (held, new, row, dim) in sides {
+                    held.truncate(sequence.tokens * dim);
+                    let rows = span.first * row..(span.first + span.tokens) * row;
+                    for token in new[rows].chunks_exact(row.max(1)) {
+                        held.extend_from_slice(&token[head * dim..][..dim]);
                     }
                 }
             }
         }
     }
 
-    fn jobs(&self) -> Vec<Job> {
-        let heads = self.shape.query_heads();
+    fn jobs(&self, layer: usize) -> Vec<Job> {
+        let heads = self.shape.layer(layer).query_heads();
         self.step
             .iter()
             .flat_map(|&span| {
@@ -156,41 +157,71 @@ impl ContiguousKv {
             .collect()
     }
 
-    /// The attention output of one job, \[rows\]\[head_dim\].
+    /// The attention output of one job, \[rows\]\[v_dim\].
     fn answer(&self, layer: usize, job: &Job, q: &[f32]) -> Vec<f32> {
-        let (head_dim, query_heads) = (self.shape.head_dim(), self.shape.query_heads());
+        let of = self.shape.layer(layer);
+        let (k_dim, v_dim) = (of.k_dim(), of.v_dim());
         let sequence = &self.sequences[job.span.sequence];
-        let index = self.shape.head_index(layer, job.head / self.shape.group());
+        let index = self.shape.head_index(layer, job.head / of.group());
         let earlier = sequence.tokens + job.start;
         let seen = earlier + job.rows;
-        let keys = &sequence.keys[index][..seen * head_dim];
-        let values = &sequence.values[index][..seen * head_dim];
-        let row = query_heads * head_dim;
-        let q = &q[(job.span.first + job.start) * row + job.head * head_dim..];
+        let keys = &sequence.keys[index][..seen * k_dim];
+        let values = match of.channels().v_in_k {
+            true => View::strided(keys, seen, v_dim, k_dim),
+            false => View::rows(&sequence.values[index][..seen * v_dim], seen, v_dim),
+        };
+        let row = of.q_row();
+        let q = &q[(job.span.first + job.start) * row + job.head * k_dim..];
 
         let mut scores = vec![0.0; job.rows * seen];
         matmul(
-            View::strided(q, job.rows, head_dim, row),
-            View::rows(keys, seen, head_dim).transposed(),
+            View::strided(q, job.rows, k_dim, row),
+            View::rows(keys, seen, k_dim).transposed(),
             ViewMut::rows(&mut scores, job.rows, seen),
             false,
             Parallelism::None,
         );
-        let scale = 1.0 / (head_dim as f32).sqrt();
+        let sink = of.sink_logits().map(|logits| logits[job.head]);
         for (index, scores) in scores.chunks_exact_mut(seen).enumerate() {
             let (visible, later) = scores.split_at_mut(earlier + index + 1);
-            softmax(visible, scale);
+            for score in &mut *visible {
+                *score *= of.scale();
+                if let Some(cap) = of.softcap() {
+                    *score = cap * (*score / cap).tanh();
+                }
+            }
+            if of.window().is_none() && sink.is_none() {
+                softmax(visible, 1.0);
+            } else {
+                soften_seen(visible, of.window(), sink);
+            }
             later.fill(0.0);
         }
-        let mut out = vec![0.0; job.rows * head_dim];
+        let mut out = vec![0.0; job.rows * v_dim];
         matmul(
             View::rows(&scores, job.rows, seen),
-            View::rows(values, seen, head_dim),
-            ViewMut::rows(&mut out, job.rows, head_dim),
+            values,
+            ViewMut::rows(&mut out, job.rows, v_dim),
             false,
             Parallelism::None,
         );
         out
+    }
+}
+
+/// Makes weights of the scores of all tokens up to a query's own, of which it sees those in `window`, and
+/// a logit `sink` that has no value.
+fn soften_seen(scores: &mut [f32], window: Option<Window>, sink: Option<f32>) {
+    let (tokens, sinks) = window.map_or((usize::MAX, 0), |window| (window.tokens, window.sinks));
+    let recent = scores.len().saturating_sub(tokens);
+    let hidden = sinks.min(recent)..recent;
+    let seen = |slot: &usize| !hidden.contains(slot);
+    let slots: Vec<usize> = (0..scores.len()).filter(seen).collect();
+    let mut weights: Vec<f32> = slots.iter().map(|&slot| scores[slot]).chain(sink).collect();
+    softmax(&mut weights, 1.0);
+    scores.fill(0.0);
+    for (slot, weight) in slots.into_iter().zip(weights) {
+        scores[slot] = weight;
     }
 }
 
@@ -205,15 +236,16 @@ impl KvBackend for ContiguousKv {
     ) -> Result<(), EngineError> {
         self.check(layer, q, k, v, out)?;
         self.store(layer, k, v);
-        let jobs = self.jobs();
+        let jobs = self.jobs(layer);
         let answers: Vec<Vec<f32>> =
             jobs.par_iter().map(|job| self.answer(layer, job, q)).collect();
-        let (head_dim, query_heads) = (self.shape.head_dim(), self.shape.query_heads());
+        let of = self.shape.layer(layer);
+        let (v_dim, query_heads) = (of.v_dim(), of.query_heads());
         for (job, answer) in jobs.iter().zip(answers) {
             let first = job.span.first + job.start;
-            for (index, values) in answer.chunks_exact(head_dim).enumerate() {
-                let at = ((first + index) * query_heads + job.head) * head_dim;
-                out[at..at + head_dim].copy_from_slice(values);
+            for (index, values) in answer.chunks_exact(v_dim).enumerate() {
+                let at = ((first + index) * query_heads + job.head) * v_dim;
+                out[at..at + v_dim].copy_from_slice(values);
             }
         }
         // Only now is the step whole: a failure in an earlier layer leaves the lengths alone.
@@ -244,12 +276,12 @@ mod tests {
 
     /// softmax(q·Kᵀ/√d)·V in f64 over all tokens of one sequence, one layer.
     fn naive(shape: CacheShape, tokens: usize, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f64> {
-        let (d, heads) = (shape.head_dim(), shape.query_heads());
+        let (d, heads) = (shape.layer(0).k_dim(), shape.layer(0).query_heads());
         let mut out = vec![0.0; tokens * heads * d];
         for token in 0..tokens {
             for head in 0..heads {
                 let query = &q[(token * heads + head) * d..][..d];
-                let at = |t: usize| t * shape.row() + head / shape.group() * d;
+                let at = |t: usize| t * shape.layer(0).k_row() + head / shape.layer(0).group() * d;
                 let weights: Vec<f64> = (0..=token)
                     .map(|t| {
                         let dot: f64 = query
@@ -275,7 +307,7 @@ mod tests {
     #[test]
     fn chunks_of_two_sequences_match_plain_loops() {
         let shape = CacheShape::new(2, 2, 6, 16).unwrap();
-        let query_row = shape.query_heads() * shape.head_dim();
+        let query_row = shape.layer(0).query_heads() * shape.layer(0).k_dim();
         let total = [150, 90];
         let data: Vec<[Vec<f32>; 3]> = total
             .iter()
@@ -284,12 +316,12 @@ mod tests {
                 let seed = i as u64 * 10;
                 [
                     noise(tokens * query_row, seed + 1),
-                    noise(tokens * shape.row(), seed + 2),
-                    noise(tokens * shape.row(), seed + 3),
+                    noise(tokens * shape.layer(0).k_row(), seed + 2),
+                    noise(tokens * shape.layer(0).k_row(), seed + 3),
                 ]
             })
             .collect();
-        let mut cache = ContiguousKv::new(shape);
+        let mut cache = ContiguousKv::new(shape.clone());
         let ids = [cache.add_sequence(), cache.add_sequence()];
         let mut got = [vec![], vec![]];
         let mut done = [0, 0];
@@ -300,7 +332,8 @@ mod tests {
                     .flat_map(|s| data[s][part][done[s] * row..(done[s] + chunk[s]) * row].to_vec())
                     .collect()
             };
-            let (q, k, v) = (cut(0, query_row), cut(1, shape.row()), cut(2, shape.row()));
+            let (q, k, v) =
+                (cut(0, query_row), cut(1, shape.layer(0).k_row()), cut(2, shape.layer(0).k_row()));
             let mut out = vec![f32::NAN; q.len()];
             for layer in 0..2 {
                 cache.attend(layer, &q, &k, &v, &mut out).unwrap();
@@ -311,7 +344,7 @@ mod tests {
         }
         for s in 0..2 {
             assert_eq!(cache.tokens(ids[s]), total[s]);
-            let exact = naive(shape, total[s], &data[s][0], &data[s][1], &data[s][2]);
+            let exact = naive(shape.clone(), total[s], &data[s][0], &data[s][1], &data[s][2]);
             for (got, exact) in got[s].iter().zip(&exact) {
                 assert!((f64::from(*got) - exact).abs() < 2e-5, "{got} {exact}");
             }
@@ -321,7 +354,7 @@ mod tests {
     #[test]
     fn a_step_that_stops_early_changes_no_length() {
         let shape = CacheShape::new(2, 1, 1, 16).unwrap();
-        let mut cache = ContiguousKv::new(shape);
+        let mut cache = ContiguousKv::new(shape.clone());
         let id = cache.add_sequence();
         let (row, mut out) = (noise(16, 1), vec![0.0; 16]);
         cache.begin_step(&[(id, 1)]).unwrap();
@@ -337,7 +370,7 @@ mod tests {
     #[test]
     fn refuses_steps_that_do_not_fit() {
         let shape = CacheShape::new(1, 1, 1, 16).unwrap();
-        let mut cache = ContiguousKv::new(shape);
+        let mut cache = ContiguousKv::new(shape.clone());
         let id = cache.add_sequence();
         let row = vec![0.0; 16];
         let twice = cache.begin_step(&[(id, 1), (id, 1)]);

@@ -113,8 +113,8 @@ impl Weights {
 
 impl Layer {
     fn load(source: &Source<'_>, config: &LlamaConfig, layer: usize) -> Result<Self, ModelError> {
-        let &LlamaConfig { cache, embedding, feed_forward, .. } = config;
-        let queries = cache.query_heads() * cache.head_dim();
+        let &LlamaConfig { embedding, feed_forward, .. } = config;
+        let (queries, row) = (config.layer().q_row(), config.layer().k_row());
         let read = |name: &str, shape: &[usize]| source.tensor(&layer_tensor(layer, name), shape);
         let norm =
             |name| Ok::<_, ModelError>(RmsNorm::new(read(name, &[embedding])?, config.rms_epsilon));
@@ -133,7 +133,7 @@ impl Layer {
         };
         Ok(Self {
             attention_norm: norm("attn_norm")?,
-            qkv: stacked(&[("attn_q", queries), ("attn_k", cache.row()), ("attn_v", cache.row())])?,
+            qkv: stacked(&[("attn_q", queries), ("attn_k", row), ("attn_v", row)])?,
             attention_output: narrow("attn_output", queries)?,
             feed_forward_norm: norm("ffn_norm")?,
             gate_up: stacked(&[("ffn_gate", feed_forward), ("ffn_up", feed_forward)])?,

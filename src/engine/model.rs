@@ -70,8 +70,8 @@ impl Model {
     }
 
     /// The shape of the KV cache that this model needs.
-    pub fn shape(&self) -> CacheShape {
-        self.config.cache
+    pub fn shape(&self) -> &CacheShape {
+        &self.config.cache
     }
 
     /// Runs one step: the new tokens of every span, through all layers, with K and V kept by `kv`.
@@ -115,8 +115,9 @@ impl Model {
 
     fn scratch(&self, spans: &[Span<'_>], positions: &[usize]) -> Scratch {
         let tokens = positions.len();
-        let &LlamaConfig { cache, embedding, feed_forward, .. } = &self.config;
-        let queries = cache.query_heads() * cache.head_dim();
+        let &LlamaConfig { embedding, feed_forward, .. } = &self.config;
+        let layer = self.config.layer();
+        let (queries, row) = (layer.q_row(), layer.k_row());
         let mut residual = Vec::with_capacity(tokens * embedding);
         for &token in spans.iter().flat_map(|span| span.tokens) {
             residual.extend_from_slice(self.weights.embedding.row(token as usize));
@@ -125,10 +126,10 @@ impl Model {
             turns: self.rope.turns(positions),
             residual,
             normed: vec![0.0; tokens * embedding],
-            qkv: vec![0.0; tokens * (queries + 2 * cache.row())],
+            qkv: vec![0.0; tokens * (queries + 2 * row)],
             q: vec![0.0; tokens * queries],
-            k: vec![0.0; tokens * cache.row()],
-            v: vec![0.0; tokens * cache.row()],
+            k: vec![0.0; tokens * row],
+            v: vec![0.0; tokens * row],
             attended: vec![0.0; tokens * queries],
             gate_up: vec![0.0; tokens * 2 * feed_forward],
             gated: vec![0.0; tokens * feed_forward],
@@ -161,8 +162,8 @@ impl Model {
 
     /// Splits the fused product into q, k and v, and turns q and k on the way.
     fn turn(&self, s: &mut Scratch) {
-        let cache = self.config.cache;
-        let (queries, row) = (cache.query_heads() * cache.head_dim(), cache.row());
+        let layer = self.config.layer();
+        let (queries, row) = (layer.q_row(), layer.k_row());
         let (fused, pairs) = (queries + 2 * row, self.rope.pairs());
         let inputs =
             s.turns.par_chunks(JOB_TOKENS * pairs).zip(s.qkv.par_chunks(JOB_TOKENS * fused));

@@ -42,7 +42,7 @@ impl Rope {
         if let Some(pair) = frequencies.iter().position(|&frequency| !finite(frequency)) {
             return Err(ModelError::RopeFrequency { pair, frequency: frequencies[pair] });
         }
-        Ok(Self { head_dim: config.cache.head_dim(), frequencies })
+        Ok(Self { head_dim: config.layer().k_dim(), frequencies })
     }
 
     /// Pairs of one head that turn.

@@ -6,8 +6,8 @@ use crate::base::simd::Simd;
 ///
 /// A slot has a *payload* (its `head_dim` values) and, in some formats, *scales*; a page keeps the
 /// payloads of all its slots together, then the scales, so that kernels stream both. All sizes are
-/// functions of `head_dim` alone, which is a multiple of
-/// [`CacheShape::HEAD_DIM_ALIGN`](crate::base::CacheShape::HEAD_DIM_ALIGN).
+/// functions of `head_dim` alone, the channels of the side, which are a multiple of
+/// [`Channels::ALIGN`](crate::base::Channels::ALIGN).
 ///
 /// # What implementors must keep
 /// * [`encode`](Self::encode) says whether the format holds every value (`|x| <` [`OVERFLOW`](Self::OVERFLOW)).
@@ -16,6 +16,8 @@ use crate::base::simd::Simd;
 /// * After [`saturate`](Self::saturate) a row can be held. Kernels that encode on a device replace values
 ///   in the same way.
 /// * [`poison`](Self::poison) makes every value of the slot decode to NaN.
+/// * The first bytes of a slot's payload and scales are those of its first channels: a slot of fewer
+///   channels can be read in their place.
 /// * [`load`](Self::load) returns exactly what [`decode`](Self::decode) writes.
 pub trait Codec: Copy + Send + Sync + 'static {
     /// The name on command lines and in reports, in lower case.

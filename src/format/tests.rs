@@ -5,7 +5,10 @@ mod ranges;
 use proptest::prelude::*;
 
 use super::*;
-use crate::base::simd::{Isa, Portable, Simd};
+use crate::base::{
+    ShapeError,
+    simd::{Isa, Portable, Simd},
+};
 
 /// One slot in aligned memory.
 struct Slot {
@@ -181,8 +184,8 @@ fn impossible_pages_are_refused() {
     ));
     assert!(PageLayout::page_bytes_for(f32, 128, 0).is_err());
     assert!(PageLayout::page_bytes_for(f32, 128, usize::MAX).is_err());
-    for head_dim in [0, 8, 72, 528, usize::MAX, usize::MAX - 15] {
-        let refused = LayoutError::HeadDim(head_dim);
+    for head_dim in [0, 8, 72, 1040, usize::MAX, usize::MAX - 15] {
+        let refused = LayoutError::Channels(ShapeError::Channels(head_dim));
         assert_eq!(PageLayout::new(f32, head_dim, 1024), Err(refused.clone()));
         assert_eq!(PageLayout::page_bytes_for(f32, head_dim, 16), Err(refused));
     }
@@ -197,7 +200,9 @@ fn only_what_the_constructor_makes_is_genuine() {
     assert!(layout.is_genuine());
     for forge in [
         (|l| l.slots = 0) as fn(&mut PageLayout),
-        |l| l.head_dim = 0,
+        |l| l.channels.k = 0,
+        |l| l.channels.v = 32,
+        |l| l.channels.v_in_k = true,
         |l| l.page_bytes = usize::MAX,
         |l| l.k.payload += 4096,
         |l| l.v.scale_stride = 0,

@@ -63,6 +63,34 @@ pub enum PlanError {
         /// Tokens asked for.
         to: usize,
     },
+    /// A truncation further back than the margin of heads with a window: what the next query would see has
+    /// left.
+    #[error(
+        "cannot truncate {tokens} tokens to {to}: head {head} has a window, and no fewer than {least} can be left"
+    )]
+    PastMargin {
+        /// The first such head.
+        head: usize,
+        /// Tokens of the sequence.
+        tokens: usize,
+        /// Tokens asked for.
+        to: usize,
+        /// The fewest that can be left of this head.
+        least: usize,
+    },
+    /// Windows that are not one entry for each head, are empty, smaller than their sinks, or too long to
+    /// count with their margin.
+    #[error(
+        "{windows} windows with a margin of {margin} tokens do not fit a table plan of {heads} heads"
+    )]
+    BadWindows {
+        /// Entries given.
+        windows: usize,
+        /// Heads of the plan.
+        heads: usize,
+        /// The margin.
+        margin: usize,
+    },
     /// A rewrite that does not fit the tables.
     #[error("rewrite of head {head}: {problem}")]
     BadRewrite {

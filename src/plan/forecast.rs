@@ -25,6 +25,16 @@ pub enum Admission {
     },
 }
 
+/// Pages that a step to come moves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StepForecast {
+    /// Pages that it takes.
+    pub takes: usize,
+    /// Pages that leave heads with a window at its commit: free once the step is retired, unless others
+    /// hold them too.
+    pub gives: usize,
+}
+
 impl BlockManager {
     /// Whether a new sequence that needs `pages` pages may start, with `reserved` pages kept free for
     /// the growth of those that run. (A watermark of a few percent is what keeps an engine from
@@ -44,7 +54,7 @@ impl BlockManager {
         })
     }
 
-    /// Pages that each of the next `steps` steps takes if every sequence appends one token per step,
+    /// Pages that each of the next `steps` steps takes and gives back if every sequence appends one token per step,
     /// private copies of partial pages that are shared now (by forks) included: the first step makes
     /// them. That is what [`needs`](Self::needs) says of that step.
     ///
@@ -53,22 +63,23 @@ impl BlockManager {
     pub fn forecast<'a>(
         sequences: impl IntoIterator<Item = &'a Sequence>,
         steps: usize,
-    ) -> Vec<usize> {
+    ) -> Vec<StepForecast> {
         let sequences: Vec<&Sequence> = sequences.into_iter().collect();
-        let mut pages = vec![0; steps];
+        let mut forecasts = vec![StepForecast::default(); steps];
         for sequence in &sequences {
-            for (step, pages) in pages.iter_mut().enumerate() {
+            for (step, forecast) in forecasts.iter_mut().enumerate() {
                 let tokens = sequence.tokens() + step;
-                *pages += sequence.fills.count(&sequence.plan, tokens, 1);
+                forecast.takes += sequence.fills.count(&sequence.plan, tokens, 1);
+                forecast.gives += sequence.leaving_after(step);
             }
         }
-        if let Some(now) = pages.first_mut() {
+        if let Some(now) = forecasts.first_mut() {
             let of_one_pool = sequences.chunk_by(|a, b| Arc::ptr_eq(&a.shared, &b.shared));
             for members in of_one_pool {
                 let members: Vec<_> = members.iter().map(|&sequence| (sequence, 1)).collect();
-                *now += needs::copies(&members[0].0.shared, &members);
+                now.takes += needs::copies(&members[0].0.shared, &members);
             }
         }
-        pages
+        forecasts
     }
 }

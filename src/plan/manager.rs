@@ -90,6 +90,7 @@ impl BlockManager {
             fills: sequence.fills.clone(),
             origins: sequence.origins.clone(),
             tokens: sequence.tokens,
+            next_leaving: sequence.next_leaving,
             sharing: Sharing::of_fork(),
             replaced: Vec::new(),
             open: Open::Nothing,
@@ -145,6 +146,10 @@ impl BlockManager {
     /// Prepares to forget the newest tokens, so that `tokens` are left. The tokens that came after a
     /// head's last eviction are its last slots, and nothing moves when they go; further back slots have
     /// no order, and that takes a compaction, a [sparing](Self::rewrite_sparing) one.
+    ///
+    /// # Errors
+    /// [`PlanError::PastMargin`] where a head with a window has given pages back that the next query would
+    /// see again.
     pub fn truncate<'a>(
         &self,
         sequence: &'a mut Sequence,
@@ -155,6 +160,7 @@ impl BlockManager {
         if tokens > sequence.tokens() {
             return Err(PlanError::TruncateGrows { tokens: sequence.tokens(), to: tokens });
         }
+        sequence.check_margin(tokens)?;
         let tables = sequence.heads().enumerate();
         let heads = tables.map(|(head, table)| {
             let (listed, run) = table.positions.split(table.slots);

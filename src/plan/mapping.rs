@@ -22,8 +22,8 @@ impl Step<'_> {
     /// copies of shared pages, and pages for tokens that found no room. Of a step without needs there
     /// are none, and listing them costs what changed, not what there is.
     ///
-    /// A mirror that applies them on every [`commit`](Self::commit), and on every rewrite those of
-    /// [`Moving::entries`] and the new lengths, has the tables.
+    /// A mirror that applies them and what is [leaving](Self::leaving) on every [`commit`](Self::commit), and
+    /// on every rewrite those of [`Moving::entries`] and the new lengths, has the tables.
     pub fn entries(&self) -> impl Iterator<Item = (usize, TableEntry)> {
         self.sequences().enumerate().flat_map(|(member, (sequence, tokens))| {
             sequence.entries(tokens).map(move |entry| (member, entry))

@@ -9,6 +9,8 @@
 //! * [`Step`] is one engine iteration, granted to all of its sequences or to none; dropped without
 //!   [`commit`](Step::commit) it leaves every sequence as it was, and the pages it had taken go to the
 //!   fence.
+//! * Heads of windowed layers ([`TablePlan::with_windows`]) give their pages back by themselves, in the
+//!   commit of the step after which no query sees them ([`Leaving`]).
 //! * [`StepNeeds`] is what a step would take; [`Step::slot_mapping`] and [`Step::entries`] are for
 //!   kernels and mirrors of tables.
 //! * [`Rewrite`] is an eviction (or a truncation) on its way: pages private to the sequence are
@@ -30,6 +32,7 @@ mod error;
 mod fill;
 mod forecast;
 mod guard;
+mod leaving;
 mod manager;
 mod mapping;
 mod moves;
@@ -42,10 +45,12 @@ mod spare;
 mod step;
 mod table;
 mod table_plan;
+mod window;
 
 pub use audit::{Audit, AuditError, Defect};
 pub use error::PlanError;
-pub use forecast::Admission;
+pub use forecast::{Admission, StepForecast};
+pub use leaving::Leaving;
 pub use manager::BlockManager;
 pub use mapping::TableEntry;
 pub use moves::{HeadMoves, Pass};

@@ -66,6 +66,13 @@ pub(super) fn begin<'a>(
     stay: Stay,
 ) -> Result<Rewrite<'a>, PlanError> {
     check(sequence, &heads)?;
+    // A truncation takes all heads alike; what else would leave holes a window has no name for.
+    if tokens.is_none()
+        && let Some(rewrite) = heads.iter().find(|rewrite| sequence.plan.is_windowed(rewrite.head))
+    {
+        let problem = "it has a window, and holds what that says";
+        return Err(PlanError::BadRewrite { head: rewrite.head, problem });
+    }
     let sparing = stay == Stay::Sparing;
     // A page that nobody shares cannot become shared while the sequence is borrowed; one that is shared
     // can be left by the others, and is then copied all the same.
@@ -236,6 +243,7 @@ impl Sequence {
         self.tables.shrink();
         self.fills.sort(&self.plan, |head| self.heads[head].lost);
         self.fills.move_to(&self.plan, tokens);
+        self.note_windows();
         self.sharing.unsettle();
     }
 }

@@ -45,6 +45,8 @@ pub struct Sequence {
     /// Where each head's last page is (see [`Sequence::origin`]); of a head without pages it is unused.
     pub(super) origins: Vec<i64>,
     pub(super) tokens: u32,
+    /// Tokens at which the next page leaves a head with a window.
+    pub(super) next_leaving: u32,
     pub(super) sharing: Sharing,
     /// Claims that an open step replaced by private copies. They are the sequence's until the copy is
     /// known to be made, and dropped with it if it never is.
@@ -74,7 +76,7 @@ pub(super) struct Replaced {
 impl Sequence {
     pub(super) fn new(shared: Arc<Shared>, plan: std::sync::Arc<TablePlan>) -> Self {
         let heads = plan.heads();
-        Self {
+        let mut sequence = Self {
             shared,
             fills: plan.order().clone(),
             plan,
@@ -82,10 +84,13 @@ impl Sequence {
             heads: vec![HeadState::default(); heads],
             origins: vec![0; heads],
             tokens: 0,
+            next_leaving: u32::MAX,
             sharing: Sharing::default(),
             replaced: Vec::new(),
             open: Open::Nothing,
-        }
+        };
+        sequence.note_windows();
+        sequence
     }
 
     /// Tokens seen: the logical length, which evictions do not change.
@@ -215,8 +220,14 @@ impl Sequence {
         }
     }
 
-    /// Lets go of the replaced claims: the copies are made, and the step is closed.
-    pub(super) fn forget_replaced(&mut self, dropped: &mut Vec<Page>) {
+    /// Keeps what a step brought: the copies are made, the tokens are there.
+    pub(super) fn settle(&mut self, dropped: &mut Vec<Page>) {
+        self.forget_replaced(dropped);
+        self.leave(dropped);
+    }
+
+    /// Lets go of the replaced claims, and closes the step.
+    fn forget_replaced(&mut self, dropped: &mut Vec<Page>) {
         self.open = Open::Nothing;
         dropped.extend(self.replaced.drain(..).map(|r| r.page));
     }

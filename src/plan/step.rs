@@ -112,12 +112,13 @@ impl Step<'_> {
         self.pages
     }
 
-    /// Keeps the tokens: their K and V are in the pages.
+    /// Keeps the tokens: their K and V are in the pages. Pages that no query will see again
+    /// [leave](Self::leaving).
     pub fn commit(mut self) {
         let mut dropped = Vec::new();
         let shared = self.appends.first().map(|a| Arc::clone(&a.sequence.shared));
         for append in self.appends.drain(..) {
-            append.sequence.forget_replaced(&mut dropped);
+            append.sequence.settle(&mut dropped);
         }
         if let Some(shared) = shared {
             shared.give(&dropped);

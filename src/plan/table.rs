@@ -1,5 +1,7 @@
 //! Ragged head tables: one arena of page ids with an extent per head.
 
+use std::ops::Range;
+
 use super::pool::Page;
 
 /// The page tables of all heads of one sequence.
@@ -27,7 +29,7 @@ struct Extent {
 }
 
 impl Extent {
-    fn used(self) -> std::ops::Range<usize> {
+    fn used(self) -> Range<usize> {
         self.start as usize..(self.start + self.pages) as usize
     }
 }
@@ -112,6 +114,19 @@ impl Tables {
         let kept = extent.pages.min(pages as u32);
         self.total -= (extent.pages - kept) as usize;
         extent.pages = kept;
+    }
+
+    /// Takes pages out of a head; those behind them move up. They go to `dropped`.
+    pub fn remove(&mut self, head: usize, pages: Range<usize>, dropped: &mut Vec<Page>) {
+        let used = self.extents[head].used();
+        let (start, end) = (used.start + pages.start, used.start + pages.end);
+        dropped.extend(
+            (start..end).map(|at| Page { id: self.ids[at], generation: self.generations[at] }),
+        );
+        self.ids.copy_within(end..used.end, start);
+        self.generations.copy_within(end..used.end, start);
+        self.extents[head].pages -= pages.len() as u32;
+        self.total -= pages.len();
     }
 
     /// Gives memory back when an eviction left the arena mostly empty.

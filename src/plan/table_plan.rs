@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{error::PlanError, fill::FillOrder};
+use super::{error::PlanError, fill::FillOrder, window::Windowed};
+use crate::base::Window;
 
 /// How many slots a page of each head holds: what the planner must know of page formats.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct TablePlan {
     classes: Box<[Class]>,
     /// The order of a sequence that never evicted.
     order: FillOrder,
+    /// Heads that forget.
+    windows: Box<[Windowed]>,
 }
 
 /// Heads whose pages hold equally many slots.
@@ -45,7 +48,39 @@ impl TablePlan {
                 _ => classes.push(Class { slots, heads: place..place + 1 }),
             }
         }
-        Ok(Self { slots_per_page, classes: classes.into(), order: FillOrder::new(&by_slots) })
+        let (classes, order) = (classes.into(), FillOrder::new(&by_slots));
+        Ok(Self { slots_per_page, classes, order, windows: Box::default() })
+    }
+
+    /// The same plan, where heads with a window give pages back as tokens leave it; `None` are heads that
+    /// see all tokens. Rollbacks of up to `margin` tokens stay possible ([`BlockManager::truncate`]).
+    ///
+    /// # Errors
+    /// [`PlanError::BadWindows`]: not one entry for each head, or a window that is empty, smaller than its
+    /// sinks, or too long to count.
+    ///
+    /// [`BlockManager::truncate`]: super::BlockManager::truncate
+    pub fn with_windows(
+        self,
+        windows: impl IntoIterator<Item = Option<Window>>,
+        margin: usize,
+    ) -> Result<Self, PlanError> {
+        let windows: Vec<Option<Window>> = windows.into_iter().collect();
+        let bad = PlanError::BadWindows { windows: windows.len(), heads: self.heads(), margin };
+        if windows.len() != self.heads() {
+            return Err(bad);
+        }
+        let mut heads = Vec::new();
+        for (head, window) in windows.into_iter().enumerate() {
+            let Some(window) = window else { continue };
+            let sound = window.tokens > 0 && window.sinks <= window.tokens;
+            let slots = self.slots_per_page(head) as u32;
+            match Windowed::new(head, slots, window, margin) {
+                Some(windowed) if sound => heads.push(windowed),
+                _ => return Err(bad),
+            }
+        }
+        Ok(Self { windows: heads.into(), ..self })
     }
 
     /// Head tables of a sequence.
@@ -58,13 +93,47 @@ impl TablePlan {
         self.slots_per_page[head] as usize
     }
 
-    /// Pages of a sequence of `tokens` tokens that never evicted, saturated.
+    /// Pages of a sequence of `tokens` tokens that never evicted and that came in one step, saturated: no
+    /// head has forgotten any.
     pub fn pages_for(&self, tokens: usize) -> usize {
         let pages = self.classes.iter().map(|class| {
             let pages = tokens.div_ceil(class.slots as usize);
             pages.saturating_mul(class.heads.len())
         });
         pages.fold(0, usize::saturating_add)
+    }
+
+    /// The most pages that a sequence holds while it grows to `tokens` tokens by at most `chunk` a step and
+    /// never evicts, saturated: heads with a window hold no more than it, the margin, a chunk and a page.
+    pub fn peak_pages(&self, tokens: usize, chunk: usize) -> usize {
+        let spared = self.windows.iter().map(|windowed| {
+            let slots = windowed.slots_per_page as usize;
+            let held = windowed.most_slots(tokens, chunk.min(tokens));
+            tokens.div_ceil(slots) - held.div_ceil(slots)
+        });
+        self.pages_for(tokens).saturating_sub(spared.fold(0, usize::saturating_add))
+    }
+
+    /// Slots that a head has in a sequence of `tokens` tokens that never evicted: all of them, or what its
+    /// window and the margin leave.
+    pub fn unevicted_slots(&self, head: usize, tokens: usize) -> usize {
+        let windowed = self.windows.binary_search_by_key(&head, |w| usize::from(w.head));
+        let given = windowed.map_or(0, |index| {
+            let windowed = &self.windows[index];
+            let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+            windowed.due(0, tokens) as usize * windowed.slots_per_page as usize
+        });
+        tokens - given
+    }
+
+    /// Whether a head gives pages back as tokens leave its window; such heads are not evicted from.
+    pub fn is_windowed(&self, head: usize) -> bool {
+        self.windows.binary_search_by_key(&head, |windowed| usize::from(windowed.head)).is_ok()
+    }
+
+    /// Heads that forget, ascending.
+    pub(super) fn windows(&self) -> &[Windowed] {
+        &self.windows
     }
 
     pub(super) fn classes(&self) -> &[Class] {

@@ -99,7 +99,7 @@ pub struct MetadataBytes {
 /// How much less is kept than was seen; `None` while nothing is held.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct CompressionRates {
-    /// Slots that all tokens would take in all heads, by slots kept.
+    /// Slots that no eviction would have left, by slots kept.
     pub theoretical: Option<f64>,
     /// Bytes of the pages that an unevicted sequence of these tokens in these formats would hold, by
     /// bytes held.
@@ -112,7 +112,9 @@ pub struct CompressionRates {
 /// Bytes that other managers would hold for the same sequences.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Alternatives {
-    /// Pages of the same formats and no eviction.
+    /// Slots that no eviction would have left: every token in every head, but for what has left windows.
+    pub unevicted_slots: usize,
+    /// Pages of the same formats with these slots.
     pub unevicted: usize,
     /// The slots kept, in pages, under one block table for all layers and heads (as in vLLM): every
     /// head holds as many slots as the longest one.
@@ -183,19 +185,19 @@ impl MemoryReport {
         }
         metadata.finish(pool_bytes);
         let heads = by_head(shape, tally.heads());
-        let layers = by_layer(shape, &heads);
+        let layers = by_layer(&heads);
         let total: MemoryUse = layers.iter().copied().sum();
         let unlisted_pages =
             pages.held.checked_sub(total.pages).ok_or(PlanError::ForeignSequence)?;
         let tokens = reports.iter().map(|r| r.tokens).sum();
         Ok(Self {
-            shape,
+            shape: shape.clone(),
             page_bytes,
             pages,
             pool: PoolBytes::of(cache, pages, page_bytes),
             unlisted_pages,
             tokens,
-            compression: CompressionRates::of(tokens * shape.heads(), &alternatives, &total),
+            compression: CompressionRates::of(&alternatives, &total),
             total,
             layers,
             heads,
@@ -208,13 +210,13 @@ impl MemoryReport {
 }
 
 impl SequenceMemory {
-    fn of(shape: CacheShape, page_bytes: usize, pool_bytes: usize, sequence: &KvSequence) -> Self {
+    fn of(shape: &CacheShape, page_bytes: usize, pool_bytes: usize, sequence: &KvSequence) -> Self {
         let (tables, layouts) = (sequence.tables(), sequence.layouts());
         let uses = tables.heads().enumerate().map(|(head, table)| {
             MemoryUse::of_table(layouts.of(head), table.pages.len(), table.slots)
         });
         let heads = by_head(shape, uses);
-        let layers = by_layer(shape, &heads);
+        let layers = by_layer(&heads);
         let total: MemoryUse = layers.iter().copied().sum();
 
         let tokens = sequence.tokens();
@@ -223,16 +225,23 @@ impl SequenceMemory {
         let plan = tables.plan();
         let pages = |head: usize, slots: usize| slots.div_ceil(plan.slots_per_page(head));
         let mut alternatives = Alternatives {
-            unevicted: plan.pages_for(tokens) * page_bytes,
+            unevicted_slots: 0,
+            unevicted: 0,
             table_per_sequence: plan.pages_for(longest_of_all) * page_bytes,
             table_per_layer: 0,
-            contiguous_f16: 2 * tokens * shape.layers() * shape.row() * size_of::<f16>(),
+            contiguous_f16: 0,
         };
-        for (layer, heads) in heads.chunks(shape.kv_heads()).enumerate() {
-            let slots = longest(heads).unwrap_or(0);
-            let first = shape.head_index(layer, 0);
-            let layer_pages: usize = (first..first + heads.len()).map(|h| pages(h, slots)).sum();
+        for (layer, of) in shape.iter().enumerate() {
+            let here = shape.layer_heads(layer);
+            let slots = longest(&heads[here.clone()]).unwrap_or(0);
+            let layer_pages: usize = here.clone().map(|h| pages(h, slots)).sum();
             alternatives.table_per_layer += layer_pages * page_bytes;
+            alternatives.contiguous_f16 += tokens * (of.k_row() + of.v_row()) * size_of::<f16>();
+            for head in here {
+                let slots = plan.unevicted_slots(head, tokens);
+                alternatives.unevicted += pages(head, slots) * page_bytes;
+                alternatives.unevicted_slots += slots;
+            }
         }
 
         let mut metadata = MetadataBytes { tables: tables.metadata_bytes(), ..Default::default() };
@@ -241,7 +250,7 @@ impl SequenceMemory {
         Self {
             tokens,
             formats: layouts.formats().clone(),
-            compression: CompressionRates::of(tokens * shape.heads(), &alternatives, &total),
+            compression: CompressionRates::of(&alternatives, &total),
             total,
             layers,
             heads,
@@ -282,9 +291,9 @@ impl MetadataBytes {
 }
 
 impl CompressionRates {
-    fn of(logical_slots: usize, alternatives: &Alternatives, total: &MemoryUse) -> Self {
+    fn of(alternatives: &Alternatives, total: &MemoryUse) -> Self {
         let rate = |whole: usize, kept: usize| (kept > 0).then(|| whole as f64 / kept as f64);
-        let theoretical = rate(logical_slots, total.slots);
+        let theoretical = rate(alternatives.unevicted_slots, total.slots);
         let physical = rate(alternatives.unevicted, total.held_bytes);
         let ratio = theoretical.zip(physical).map(|(theory, practice)| practice / theory);
         Self { theoretical, physical, ratio }
@@ -293,6 +302,7 @@ impl CompressionRates {
 
 impl Alternatives {
     fn add(&mut self, other: &Self) {
+        self.unevicted_slots += other.unevicted_slots;
         self.unevicted += other.unevicted;
         self.table_per_sequence += other.table_per_sequence;
         self.table_per_layer += other.table_per_layer;
@@ -300,17 +310,16 @@ impl Alternatives {
     }
 }
 
-fn by_head(shape: CacheShape, uses: impl Iterator<Item = MemoryUse>) -> Vec<HeadMemory> {
+fn by_head(shape: &CacheShape, uses: impl Iterator<Item = MemoryUse>) -> Vec<HeadMemory> {
     uses.enumerate()
-        .map(|(head, memory)| HeadMemory {
-            layer: head / shape.kv_heads(),
-            kv_head: head % shape.kv_heads(),
-            memory,
+        .map(|(head, memory)| {
+            let (layer, kv_head) = shape.locate(head);
+            HeadMemory { layer, kv_head, memory }
         })
         .collect()
 }
 
-fn by_layer(shape: CacheShape, heads: &[HeadMemory]) -> Vec<MemoryUse> {
-    let layers = heads.chunks(shape.kv_heads());
+fn by_layer(heads: &[HeadMemory]) -> Vec<MemoryUse> {
+    let layers = heads.chunk_by(|a, b| a.layer == b.layer);
     layers.map(|heads| heads.iter().map(|head| head.memory).sum()).collect()
 }

@@ -30,18 +30,19 @@ fn mixed() -> FormatMap {
 
 fn cache(shape: CacheShape, block_tokens: usize, formats: FormatMap, pages: usize) -> KvCache {
     let capacity = Capacity::Pages(pages);
-    KvCache::new(&CacheConfig { shape, block_tokens, formats, capacity }).unwrap()
+    let rollback = 0;
+    KvCache::new(&CacheConfig { shape, block_tokens, formats, rollback, capacity }).unwrap()
 }
 
 /// Appends `tokens` tokens whose keys differ from head to head and from token to token.
 fn append(cache: &mut KvCache, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
-    let shape = cache.shape();
+    let shape = cache.shape().clone();
     let first = sequence.tokens();
     let mut step = cache.step([(sequence, tokens)])?;
     for layer in 0..shape.layers() {
         let value = |i: usize| ((first * 31 + layer * 7 + i * i) % 97) as f32 / 97.0 - 0.5;
-        let q = vec![0.1; tokens * shape.query_heads() * shape.head_dim()];
-        let kv: Vec<f32> = (0..tokens * shape.row()).map(value).collect();
+        let q = vec![0.1; tokens * shape.layer(0).q_row()];
+        let kv: Vec<f32> = (0..tokens * shape.layer(0).k_row()).map(value).collect();
         let mut out = vec![0.0; q.len()];
         step.attend(layer, &q, &kv, &kv, &mut out)?;
     }

@@ -7,7 +7,7 @@ use super::{
     arena::Arena,
     slots::{
         arena_bytes, check_moves, check_page, check_rows, check_table, decode, encode, locate,
-        slots_from, slots_of,
+        slots_from, slots_of, slots_of_both,
     },
 };
 use crate::{
@@ -66,16 +66,15 @@ impl HostStore {
         &self,
         table: TablePages<'_>,
         first: usize,
-        side: (SlotFormat, Region),
+        (format, region, channels): (SlotFormat, Region, usize),
         rows: &mut [f32],
     ) -> Result<(), StoreError> {
-        let layout = table.layout;
-        let count = slots_of("rows", rows.len(), layout.head_dim)?;
+        let count = slots_of("rows", rows.len(), channels)?;
         check_table(self, table, &slots_from(table, first, count)?)?;
-        for (i, row) in rows.chunks_exact_mut(layout.head_dim).enumerate() {
+        for (i, row) in rows.chunks_exact_mut(channels).enumerate() {
             let (page, slot) = locate(table, first + i);
             let bytes = &self.arena.bytes()[self.span(page)];
-            decode(side.0, side.1, bytes, slot, row);
+            decode(format, region, bytes, slot, row);
         }
         Ok(())
     }
@@ -98,7 +97,7 @@ impl PageStore for HostStore {
         v: Rows<'_>,
         overflow: Overflow,
     ) -> Result<usize, StoreError> {
-        check_rows(k, v, table.layout.head_dim)?;
+        check_rows(k, v, table.layout.channels)?;
         check_table(self, table, &slots_from(table, first, k.count)?)?;
         let mut saturated = 0;
         for i in 0..k.count {
@@ -115,12 +114,10 @@ impl PageStore for HostStore {
         k: &mut [f32],
         v: &mut [f32],
     ) -> Result<(), StoreError> {
-        if v.len() != k.len() {
-            return Err(StoreError::WrongLength { what: "V", got: v.len(), expected: k.len() });
-        }
         let layout = table.layout;
-        self.read_side(table, first, (layout.format.k, layout.k), k)?;
-        self.read_side(table, first, (layout.format.v, layout.v), v)
+        slots_of_both(k.len(), v.len(), layout.channels)?;
+        self.read_side(table, first, (layout.format.k, layout.k, layout.channels.k), k)?;
+        self.read_side(table, first, (layout.format.v, layout.v, layout.channels.v), v)
     }
 
     fn read_keys(
@@ -129,7 +126,8 @@ impl PageStore for HostStore {
         first: usize,
         k: &mut [f32],
     ) -> Result<(), StoreError> {
-        self.read_side(table, first, (table.layout.format.k, table.layout.k), k)
+        let layout = table.layout;
+        self.read_side(table, first, (layout.format.k, layout.k, layout.channels.k), k)
     }
 
     fn move_slots(&mut self, table: TablePages<'_>, moves: &[SlotMove]) -> Result<(), StoreError> {
@@ -139,7 +137,7 @@ impl PageStore for HostStore {
             let (from, to) = (locate(table, m.from as usize), locate(table, m.to as usize));
             let (from_page, to_page) = (self.span(from.0).start, self.span(to.0).start);
             let bytes = self.arena.bytes_mut();
-            for region in [layout.k, layout.v] {
+            for region in layout.stored() {
                 for (start, stride) in
                     [(region.payload, region.payload_stride), (region.scales, region.scale_stride)]
                 {

@@ -26,12 +26,12 @@ pub struct TablePages<'a> {
 }
 
 /// f32 rows of one KV head within the K or V of all heads: row `i` starts at `i * stride` and has
-/// `head_dim` values.
+/// a value for each channel.
 #[derive(Clone, Copy, Debug)]
 pub struct Rows<'a> {
     /// From the first value of the first row to the last value of the last one, or more.
     pub values: &'a [f32],
-    /// Values from one row to the next; at least `head_dim`.
+    /// Values from one row to the next; at least the channels.
     pub stride: usize,
     /// Rows.
     pub count: usize,
@@ -45,21 +45,26 @@ impl<'a> Rows<'a> {
     }
 
     /// Refuses rows that overlap or that `values` does not hold.
-    pub(crate) fn check(&self, what: &'static str, head_dim: usize) -> Result<(), StoreError> {
+    pub(crate) fn check(&self, what: &'static str, channels: usize) -> Result<(), StoreError> {
         let before_last = self.count.saturating_sub(1).checked_mul(self.stride);
         let expected = match self.count {
             0 => Some(0),
-            _ => before_last.and_then(|start| start.checked_add(head_dim)),
+            _ => before_last.and_then(|start| start.checked_add(channels)),
         };
         let (got, expected) = (self.values.len(), expected.unwrap_or(usize::MAX));
-        if self.stride < head_dim || got < expected {
+        if self.stride < channels || got < expected {
             return Err(StoreError::WrongLength { what, got, expected });
         }
         Ok(())
     }
 
-    pub(crate) fn row(&self, index: usize, head_dim: usize) -> &'a [f32] {
-        &self.values[index * self.stride..][..head_dim]
+    /// No rows: V, where it is a part of K.
+    pub fn none() -> Self {
+        Self { values: &[], stride: 0, count: 0 }
+    }
+
+    pub(crate) fn row(&self, index: usize, channels: usize) -> &'a [f32] {
+        &self.values[index * self.stride..][..channels]
     }
 }
 
@@ -139,8 +144,9 @@ pub enum StoreError {
 
 /// Memory made of equal pages.
 ///
-/// Rows are f32 with `head_dim` values per slot: wherever [`Rows`] says for those that are appended, one
-/// slot after another for those that are read. Every method checks its layout, page ids and slots before
+/// Rows are f32 with a value per channel: wherever [`Rows`] says for those that are appended, one
+/// slot after another for those that are read. Where V is a part of K, none of it is appended
+/// ([`Rows::none`]), and it is read like any other. Every method checks its layout, page ids and slots before
 /// it touches a byte.
 pub trait PageStore {
     /// Bytes of each page.
@@ -174,7 +180,7 @@ pub trait PageStore {
         self.append_with(table, first, k, v, Overflow::Refuse).map(drop)
     }
 
-    /// Decodes `k.len() / head_dim` slots, starting at slot `first`.
+    /// Decodes `k.len() / channels.k` slots, starting at slot `first`.
     fn read(
         &self,
         table: TablePages<'_>,
@@ -183,7 +189,7 @@ pub trait PageStore {
         v: &mut [f32],
     ) -> Result<(), StoreError>;
 
-    /// Decodes only the keys of `k.len() / head_dim` slots, starting at slot `first`.
+    /// Decodes only the keys of `k.len() / channels.k` slots, starting at slot `first`.
     fn read_keys(
         &self,
         table: TablePages<'_>,

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{PageStore, Rows, StoreError, TablePages};
 use crate::{
-    base::SlotMove,
+    base::{Channels, SlotMove},
     format::{Codec, CodecVisitor, OutOfRange, Overflow, PageLayout, Region, Side, SlotFormat},
 };
 
@@ -19,14 +19,24 @@ pub fn arena_bytes(pages: usize, page_bytes: usize) -> Result<usize, StoreError>
 }
 
 /// Checks the rows of an append.
-pub fn check_rows(k: Rows<'_>, v: Rows<'_>, head_dim: usize) -> Result<(), StoreError> {
-    k.check("K", head_dim)?;
-    v.check("V", head_dim)?;
-    if k.count != v.count {
-        let (got, expected) = (v.count, k.count);
-        return Err(StoreError::WrongLength { what: "V rows", got, expected });
+pub fn check_rows(k: Rows<'_>, v: Rows<'_>, channels: Channels) -> Result<(), StoreError> {
+    k.check("K", channels.k)?;
+    // A value that is a part of its key comes with it.
+    let expected = if channels.v_in_k { 0 } else { k.count };
+    if v.count != expected {
+        return Err(StoreError::WrongLength { what: "V rows", got: v.count, expected });
     }
-    Ok(())
+    if channels.v_in_k { Ok(()) } else { v.check("V", channels.v) }
+}
+
+/// Checks that K and V of a read are of one number of slots, which is returned.
+pub fn slots_of_both(k: usize, v: usize, channels: Channels) -> Result<usize, StoreError> {
+    let slots = slots_of("K", k, channels.k)?;
+    let expected = slots.saturating_mul(channels.v);
+    if v != expected {
+        return Err(StoreError::WrongLength { what: "V", got: v, expected });
+    }
+    Ok(slots)
 }
 
 /// Checks a page id.
@@ -125,11 +135,12 @@ pub fn encode(
     index: usize,
     overflow: Overflow,
 ) -> Result<usize, StoreError> {
+    let channels = layout.channels;
+    let key = (Side::Key, layout.format.k, layout.k, k.row(index, channels.k));
+    let value = (!channels.v_in_k)
+        .then(|| (Side::Value, layout.format.v, layout.v, v.row(index, channels.v)));
     let mut saturated = 0;
-    for (side, format, region, rows) in
-        [(Side::Key, layout.format.k, layout.k, k), (Side::Value, layout.format.v, layout.v, v)]
-    {
-        let row = rows.row(index, layout.head_dim);
+    for (side, format, region, row) in [Some(key), value].into_iter().flatten() {
         let encoded = format.visit(EncodeSlot { bytes: &mut *bytes, region, slot, row });
         if !encoded {
             saturated += match (overflow, OutOfRange::first_in(row, side, format)) {
@@ -203,6 +214,10 @@ impl CodecVisitor for DecodeSlot<'_> {
 
     fn visit<C: Codec>(self) {
         let (payload, scales) = ranges(self.region, self.slot);
-        C::decode(&self.bytes[payload], &self.bytes[scales], self.row);
+        // Where V is a part of K, its slots are the beginnings of longer ones.
+        let (channels, payload, scales) =
+            (self.row.len(), &self.bytes[payload], &self.bytes[scales]);
+        let payload = &payload[..C::payload_bytes(channels)];
+        C::decode(payload, &scales[..C::scale_bytes(channels)], self.row);
     }
 }

@@ -164,7 +164,9 @@ fn layouts_that_nobody_made_are_refused() {
     for forge in [
         (|l| l.slots = 0) as fn(&mut PageLayout),
         |l| l.slots += 1,
-        |l| l.head_dim = 0,
+        |l| l.channels.k = 0,
+        |l| l.channels.v = 64,
+        |l| l.channels.v_in_k = true,
         |l| l.k.payload += 1024,
         |l| l.v.scales = usize::MAX,
         |l| l.v.payload_stride *= 2,

@@ -6,6 +6,7 @@
 //! `tests/kernels_vm/conformance.rs`, a real device in `tests/cuda_device.rs`.
 
 pub mod edges;
+pub mod layers;
 pub mod nonfinite;
 mod oracle;
 pub mod parity;
@@ -14,7 +15,7 @@ mod scene;
 
 use headwise::{
     attend::{Reduce, SlotScores},
-    base::CacheShape,
+    base::LayerShape,
     format::{PageFormat, SlotFormat},
 };
 
@@ -25,6 +26,12 @@ pub use scene::{Random, Scene, Stored};
 pub trait Backend {
     /// Attends with every query of a scene, and scores its slots.
     fn attend(&self, stored: &Stored, scores: SlotScores) -> Results;
+
+    /// Whether the backend says that it does not compute such layers.
+    fn refuses(&self, layer: &LayerShape) -> bool;
+
+    /// Panics unless the backend refuses what it says that it does.
+    fn assert_refuses(&self, stored: &Stored, what: &str);
 
     /// Of outputs in units of a head's largest value, of log-sum-exps in units of themselves or 1.
     fn tolerance(&self, formats: &[PageFormat]) -> f32;
@@ -62,6 +69,8 @@ macro_rules! conformance {
                     nonfinite: a_query_that_is_nan, a_key_that_is_nan, a_value_that_is_nan,
                         infinite_queries, infinite_keys, infinite_values, one_piece_of_many,
                         newer_tokens_reach_no_older_one;
+                    layers: windows, windows_with_sinks, keys_and_values_of_different_widths,
+                        values_in_keys, soft_caps, sink_logits, everything_together;
                     edges: seeing_nothing, evicted_below_the_chunk, no_tokens_and_no_spans;
                 }
             })+
@@ -93,8 +102,8 @@ pub fn formats(name: &str) -> Vec<PageFormat> {
 }
 
 /// A layer of `kv_heads` heads.
-pub fn shape(kv_heads: usize, (group, head_dim): (usize, usize)) -> CacheShape {
-    CacheShape::new(1, kv_heads, kv_heads * group, head_dim).unwrap()
+pub fn shape(kv_heads: usize, (group, head_dim): (usize, usize)) -> LayerShape {
+    LayerShape::new(kv_heads, kv_heads * group, head_dim).unwrap()
 }
 
 /// Compares a backend with the oracle: output, log-sum-exp, and scores, whose kinds scenes take in turn.

@@ -18,18 +18,18 @@ fn scenes(backend: &dyn Backend, formats: &[PageFormat]) -> Vec<Scene> {
 
 /// Spoils one number of head 0 of every span, which all queries see, and head 1 keeps its own.
 fn with_key(scene: &mut Scene, value: f32) {
-    let at = 3 * scene.shape.head_dim() + 5;
+    let at = 3 * scene.layer.k_dim() + 5;
     scene.spans.iter_mut().for_each(|(_, tables)| tables[0].k[at] = value);
 }
 
 fn with_value(scene: &mut Scene, value: f32) {
-    let at = 3 * scene.shape.head_dim() + 5;
+    let at = 3 * scene.layer.k_dim() + 5;
     scene.spans.iter_mut().for_each(|(_, tables)| tables[0].v[at] = value);
 }
 
 /// Spoils the queries of every third row.
 fn with_queries(scene: &mut Scene, value: f32) {
-    let dim = scene.shape.head_dim();
+    let dim = scene.layer.k_dim();
     scene.q.chunks_exact_mut(dim).step_by(3).for_each(|q| q[5] = value);
 }
 
@@ -106,7 +106,7 @@ pub fn one_piece_of_many(backend: &dyn Backend, formats: &[PageFormat]) {
 /// A query sees no newer token, so that a NaN in one is nothing to it.
 pub fn newer_tokens_reach_no_older_one(backend: &dyn Backend, formats: &[PageFormat]) {
     for mut scene in scenes(backend, formats) {
-        let dim = scene.shape.head_dim();
+        let dim = scene.layer.k_dim();
         for (tokens, tables) in &mut scene.spans {
             for table in tables {
                 let first = table.k.len() - *tokens / 2 * dim;

@@ -2,6 +2,7 @@
 
 use headwise::{
     attend::{Attention, Output, Reduce, SlotScores},
+    base::LayerShape,
     store::PageStore,
 };
 
@@ -9,7 +10,7 @@ use super::{Stored, scene::StoredTable};
 
 /// What attention returns.
 pub struct Results {
-    /// `[tokens][query heads][head_dim]`
+    /// `[tokens][query heads][v_dim]`
     pub out: Vec<f32>,
     /// `[tokens][query heads]`
     pub lse: Vec<f32>,
@@ -25,23 +26,24 @@ impl Results {
         stored: &Stored,
         mut scores: SlotScores,
     ) -> Self {
-        let mut out = vec![123.0; stored.q.len()];
-        let mut lse = vec![123.0; stored.q.len() / stored.shape.head_dim()];
+        let tokens: usize = stored.tokens.iter().sum();
+        let mut out = vec![123.0; tokens * stored.layer.out_row()];
+        let mut lse = vec![123.0; tokens * stored.layer.query_heads()];
         stored
             .with_batch(|batch| {
                 let scores = Some(&mut scores);
                 attention.attend(store, batch, Output { out: &mut out, lse: &mut lse, scores })
             })
             .unwrap();
-        let heads = stored.shape.kv_heads();
+        let heads = stored.layer.kv_heads();
         let at = |i: usize| scores.head(i / heads, i % heads).to_vec();
         Self { out, lse, scores: (0..stored.tables.len()).map(at).collect() }
     }
 
     /// Panics unless the two agree. NaN agrees with NaN alone, and an infinity with itself.
     pub fn assert_close(&self, want: &Self, stored: &Stored, tolerance: f32, what: &str) {
-        let shape = stored.shape;
-        let (dim, query_heads) = (shape.head_dim(), shape.query_heads());
+        let layer = &stored.layer;
+        let (dim, query_heads) = (layer.v_dim(), layer.query_heads());
         let near = |name: &str, at: usize, got: f32, want: f32, tolerance: f32| {
             let same = got == want || got.is_nan() && want.is_nan();
             let close = got.is_finite() && want.is_finite() && (got - want).abs() <= tolerance;
@@ -53,8 +55,8 @@ impl Results {
         assert_eq!((self.out.len(), self.lse.len()), (want.out.len(), want.lse.len()), "{what}");
         for (at, (&got, &want)) in self.out.iter().zip(&want.out).enumerate() {
             let row = at / dim;
-            let head = row % query_heads / shape.group();
-            let table = spans[row / query_heads] * shape.kv_heads() + head;
+            let head = row % query_heads / layer.group();
+            let table = spans[row / query_heads] * layer.kv_heads() + head;
             near("out", at, got, want, tolerance * largest[table]);
         }
         for (at, (&got, &want)) in self.lse.iter().zip(&want.lse).enumerate() {
@@ -84,41 +86,47 @@ impl StoredTable {
 
 /// What a backend should give.
 pub fn oracle(stored: &Stored, scores: &SlotScores) -> Results {
-    let shape = stored.shape;
-    let (group, dim, heads) = (shape.group(), shape.head_dim(), shape.kv_heads());
+    let layer = &stored.layer;
+    let (group, heads) = (layer.group(), layer.kv_heads());
+    let (k_dim, v_dim) = (layer.k_dim(), layer.v_dim());
     let rows = match scores.reduce() {
         Reduce::PerQueryHead => group,
         Reduce::Group => 1,
     };
     let mut results = Results {
-        out: vec![f32::NAN; stored.q.len()],
-        lse: vec![f32::NAN; stored.q.len() / dim],
+        out: vec![f32::NAN; stored.q.len() / k_dim * v_dim],
+        lse: vec![f32::NAN; stored.q.len() / k_dim],
         scores: stored.tables.iter().map(|table| vec![0.0; rows * table.slots]).collect(),
     };
     let mut first_token = 0;
     for (span, &tokens) in stored.tokens.iter().enumerate() {
         for token in 0..tokens {
-            for query_head in 0..shape.query_heads() {
+            for query_head in 0..layer.query_heads() {
                 let (index, g) = (span * heads + query_head / group, query_head % group);
                 let table = &stored.tables[index];
-                let row = (first_token + token) * shape.query_heads() + query_head;
-                let visible = (table.slots + token + 1).saturating_sub(tokens);
-                let q = &stored.q[row * dim..][..dim];
-                let (p, lse) = probabilities(q, &table.k[..visible * dim]);
+                let row = (first_token + token) * layer.query_heads() + query_head;
+                // The query is of the token that its last slot holds, or held.
+                let end = (table.slots + token + 1).saturating_sub(tokens);
+                let seen: Vec<usize> =
+                    (0..end).filter(|&slot| table.sees(layer, end, slot)).collect();
+                let q = &stored.q[row * k_dim..][..k_dim];
+                let keys = seen.iter().map(|slot| &table.k[slot * k_dim..][..k_dim]);
+                let (p, lse) = probabilities(layer, query_head, q, keys);
                 results.lse[row] = lse;
-                let mut sums = vec![0.0; dim];
-                for (p, values) in p.iter().zip(table.v.chunks_exact(dim)) {
+                let mut sums = vec![0.0; v_dim];
+                for (p, slot) in p.iter().zip(&seen) {
+                    let values = &table.v[slot * v_dim..][..v_dim];
                     sums.iter_mut().zip(values).for_each(|(sum, &v)| *sum += p * f64::from(v));
                 }
-                for (out, sum) in results.out[row * dim..].iter_mut().zip(sums) {
+                for (out, sum) in results.out[row * v_dim..].iter_mut().zip(sums) {
                     *out = sum as f32;
                 }
                 if token + scores.window() >= tokens {
                     let line = if rows == 1 { 0 } else { g * table.slots };
-                    let counted = visible.saturating_sub(scores.skip_newest());
-                    let held = &mut results.scores[index][line..line + counted];
-                    for (score, p) in held.iter_mut().zip(&p) {
-                        *score += (p * p) as f32;
+                    for (&slot, p) in seen.iter().zip(&p) {
+                        if slot + scores.skip_newest() < end {
+                            results.scores[index][line + slot] += (p * p) as f32;
+                        }
                     }
                 }
             }
@@ -128,19 +136,38 @@ pub fn oracle(stored: &Stored, scores: &SlotScores) -> Results {
     results
 }
 
+impl StoredTable {
+    /// Whether a query whose own slot is the last of the first `end` sees `slot`, by what the layer says of
+    /// positions.
+    fn sees(&self, layer: &LayerShape, end: usize, slot: usize) -> bool {
+        let Some(window) = layer.window() else { return true };
+        let (query, position) = (self.positions[end - 1], self.positions[slot]);
+        query - position < window.tokens || position < window.sinks
+    }
+}
+
 /// The softmax of a query's scores, and the logarithm of their exponentials' sum: what f32 cannot hold
 /// of it saturates, and only of nothing it is −∞.
-fn probabilities(q: &[f32], keys: &[f32]) -> (Vec<f64>, f32) {
-    let scale = (q.len() as f64).sqrt();
-    let mut logits = Vec::with_capacity(keys.len() / q.len());
-    for key in keys.chunks_exact(q.len()) {
+fn probabilities<'a>(
+    layer: &LayerShape,
+    query_head: usize,
+    q: &[f32],
+    keys: impl Iterator<Item = &'a [f32]>,
+) -> (Vec<f64>, f32) {
+    let mut logits = Vec::new();
+    for key in keys {
         let products = q.iter().zip(key).map(|(&q, &k)| f64::from(q) * f64::from(k));
-        logits.push(products.sum::<f64>() / scale);
+        let logit = products.sum::<f64>() * f64::from(layer.scale());
+        logits.push(match layer.softcap().map(f64::from) {
+            Some(cap) => cap * (logit / cap).tanh(),
+            None => logit,
+        });
     }
-    let Some(most) = logits.iter().copied().reduce(f64::max) else {
+    let sink = layer.sink_logits().map(|logits| f64::from(logits[query_head]));
+    let Some(most) = logits.iter().copied().chain(sink).reduce(f64::max) else {
         return (logits, f32::NEG_INFINITY);
     };
-    let sum: f64 = logits.iter().map(|x| (x - most).exp()).sum();
+    let sum: f64 = logits.iter().copied().chain(sink).map(|x| (x - most).exp()).sum();
     let p = logits.iter().map(|x| (x - most).exp() / sum).collect();
     let lse = most + sum.ln();
     let lse = match lse as f32 {

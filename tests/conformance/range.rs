@@ -40,7 +40,7 @@ impl<'a> Scenes<'a> {
 /// Sets the keys so that the logit of slot `i` is `logit(i)`, as far as the formats go: then the query
 /// takes what is left.
 fn set_logits(scene: &mut Scene, most: f32, logit: impl Fn(usize) -> f32) {
-    let dim = scene.shape.head_dim();
+    let dim = scene.layer.k_dim();
     let scale = (dim as f32).sqrt();
     let keys = scene.tables().map(|table| largest(table.format.k)).fold(f32::MAX, f32::min);
     // A power of two, so that products are exact. The root apart, or it would overflow.
@@ -83,7 +83,7 @@ pub fn logits_beyond_f32(backend: &dyn Backend, formats: &[PageFormat]) {
     let mut scenes = Scenes::new(backend, formats);
     for sign in [1.0, -1.0, 1.0, -1.0] {
         let mut scene = scenes.next();
-        let dim = scene.shape.head_dim();
+        let dim = scene.layer.k_dim();
         for table in scene.tables_mut() {
             // Every slot twice.
             let key = |i: usize| sign * largest(table.format.k) / (1.0 + (i / dim / 2) as f32);
@@ -99,7 +99,7 @@ pub fn faint_queries_of_large_keys(backend: &dyn Backend, formats: &[PageFormat]
     let mut scenes = Scenes::new(backend, formats);
     for size in [2e-7, 1e-6, 1e-4] {
         let mut scene = scenes.next();
-        let dim = scene.shape.head_dim();
+        let dim = scene.layer.k_dim();
         for table in scene.tables_mut() {
             let most = largest(table.format.k);
             for (slot, key) in table.k.chunks_exact_mut(dim).enumerate() {
@@ -116,7 +116,7 @@ pub fn sums_that_overflow_on_the_way(backend: &dyn Backend, formats: &[PageForma
     let mut scenes = Scenes::new(backend, formats);
     for _ in 0..4 {
         let mut scene = scenes.next();
-        let dim = scene.shape.head_dim();
+        let dim = scene.layer.k_dim();
         for table in scene.tables_mut() {
             let most = largest(table.format.k);
             for (slot, key) in table.k.chunks_exact_mut(dim).enumerate() {

@@ -2,7 +2,7 @@
 
 use headwise::{
     attend::{Batch, Head, Span},
-    base::CacheShape,
+    base::LayerShape,
     format::{Codec, CodecVisitor, PageFormat, PageLayout, Region, SlotFormat},
     store::{HostStore, PageStore},
 };
@@ -35,17 +35,19 @@ impl Random {
 /// A head table.
 pub struct Table {
     pub format: PageFormat,
-    /// `[slots][head_dim]`
+    /// `[slots][k_dim]` and `[slots][v_dim]`; no values where they are a part of the keys.
     pub k: Vec<f32>,
     pub v: Vec<f32>,
+    /// Behind how many slots how many tokens are missing: what has left the window.
+    pub gap: (usize, usize),
 }
 
 /// Sequences, before they are in pages.
 pub struct Scene {
-    pub shape: CacheShape,
+    pub layer: LayerShape,
     /// Query tokens of each span, and its tables.
     pub spans: Vec<(usize, Vec<Table>)>,
-    /// `[tokens][query heads][head_dim]`
+    /// `[tokens][query heads][k_dim]`
     pub q: Vec<f32>,
     pub seed: u64,
 }
@@ -53,26 +55,39 @@ pub struct Scene {
 impl Scene {
     /// Spans of `(query tokens, slots of each head)`; tables take `formats` in turn.
     pub fn new(
-        shape: CacheShape,
+        layer: LayerShape,
         spans: &[(usize, Vec<usize>)],
         formats: &[PageFormat],
         seed: u64,
     ) -> Self {
         let mut random = Random(seed);
-        let dim = shape.head_dim();
+        let channels = layer.channels();
         let mut formats = formats.iter().copied().cycle().skip(seed as usize % formats.len());
-        let mut table = |slots: usize| Table {
-            format: formats.next().unwrap(),
-            k: random.values(slots * dim, 1.0),
-            v: random.values(slots * dim, 1.0),
+        let mut table = |tokens: usize, slots: usize| {
+            let mut format = formats.next().unwrap();
+            if channels.v_in_k {
+                format.v = format.k;
+            }
+            let mut gap = (0, 0);
+            if let Some(window) = layer.window() {
+                // Anywhere between the sinks and what the span's first token sees.
+                let first = (slots + 1).saturating_sub(tokens + window.tokens);
+                if first >= window.sinks && first > 0 {
+                    let at = window.sinks + random.below(first + 1 - window.sinks);
+                    gap = (at, random.below(60));
+                }
+            }
+            let k = random.values(slots * channels.k, 1.0);
+            let v = random.values(slots * channels.v_stored(), 1.0);
+            Table { format, k, v, gap }
         };
         let spans: Vec<(usize, Vec<Table>)> = (spans.iter())
-            .map(|(tokens, slots)| (*tokens, slots.iter().map(|&n| table(n)).collect()))
+            .map(|(tokens, slots)| (*tokens, slots.iter().map(|&n| table(*tokens, n)).collect()))
             .collect();
-        let rows = spans.iter().map(|(tokens, _)| tokens).sum::<usize>() * shape.query_heads();
+        let rows = spans.iter().map(|(tokens, _)| tokens).sum::<usize>() * layer.query_heads();
         // Peaked enough that single slots matter.
-        let q = random.values(rows * dim, 2.0);
-        Self { shape, spans, q, seed }
+        let q = random.values(rows * channels.k, 2.0);
+        Self { layer, spans, q, seed }
     }
 
     pub fn formats(&self) -> Vec<PageFormat> {
@@ -89,17 +104,18 @@ impl Scene {
 
     /// Every query all zeros but for its first channel.
     pub fn point_queries(&mut self, value: f32) {
-        let dim = self.shape.head_dim();
+        let dim = self.layer.k_dim();
         self.q.fill(0.0);
         self.q.iter_mut().step_by(dim).for_each(|q| *q = value);
     }
 
     /// In pages, in an order of their own; whatever is not a slot in use reads as NaN.
     pub fn store(&self) -> Stored {
-        let dim = self.shape.head_dim();
+        let channels = self.layer.channels();
         let mut random = Random(self.seed ^ 0x5eed);
-        let layout = |format| PageLayout::new(format, dim, PAGE_BYTES).unwrap();
-        let pages_of = |table: &Table| (table.k.len() / dim).div_ceil(layout(table.format).slots);
+        let layout = |format| PageLayout::new(format, channels, PAGE_BYTES).unwrap();
+        let slots_of = |table: &Table| table.k.len() / channels.k;
+        let pages_of = |table: &Table| slots_of(table).div_ceil(layout(table.format).slots);
         // More than are needed, and never none.
         let count = self.tables().map(pages_of).sum::<usize>() + 3;
         let mut free: Vec<u32> = (0..count as u32).collect();
@@ -111,24 +127,32 @@ impl Scene {
         let tables = self.tables().map(|table| {
             let layout = layout(table.format);
             let pages = free.split_off(free.len() - pages_of(table));
-            let mut back = [vec![0.0; table.k.len()], vec![0.0; table.v.len()]];
-            let [k, v] = &mut back;
-            let slots = table.k.chunks_exact(dim).zip(table.v.chunks_exact(dim));
-            let back_slots = k.chunks_exact_mut(dim).zip(v.chunks_exact_mut(dim));
-            for (slot, ((key, value), (k, v))) in slots.zip(back_slots).enumerate() {
-                let (page, slot) = (pages[slot / layout.slots], slot % layout.slots);
+            let slots = slots_of(table);
+            let (mut k, mut v) = (vec![0.0; table.k.len()], vec![0.0; slots * channels.v]);
+            for at in 0..slots {
+                let (page, slot) = (pages[at / layout.slots], at % layout.slots);
+                let (k, v) = (&mut k[at * channels.k..], &mut v[at * channels.v..]);
+                let (k, v) = (&mut k[..channels.k], &mut v[..channels.v]);
+                let key = &table.k[at * channels.k..][..channels.k];
                 // Not `append`: what it refuses may come about all the same.
                 let mut bytes = host.page(page).unwrap().to_vec();
                 write(layout.format.k, &layout.k, &mut bytes, slot, key, k);
-                write(layout.format.v, &layout.v, &mut bytes, slot, value, v);
+                if channels.v_in_k {
+                    v.copy_from_slice(&k[..channels.v]);
+                } else {
+                    let value = &table.v[at * channels.v..][..channels.v];
+                    write(layout.format.v, &layout.v, &mut bytes, slot, value, v);
+                }
                 host.write_page(page, &bytes).unwrap();
             }
-            let [k, v] = back;
-            StoredTable { pages, layout, slots: table.k.len() / dim, k, v }
+            let (behind, missing) = table.gap;
+            let position = |slot| if slot < behind { slot } else { slot + missing };
+            let positions = (0..slots).map(position).collect();
+            StoredTable { pages, layout, slots, positions, k, v }
         });
         let tables = tables.collect();
         let tokens = self.spans.iter().map(|(tokens, _)| *tokens).collect();
-        Stored { shape: self.shape, host, tokens, tables, q: self.q.clone() }
+        Stored { layer: self.layer.clone(), host, tokens, tables, q: self.q.clone() }
     }
 }
 
@@ -162,14 +186,16 @@ pub struct StoredTable {
     pub pages: Vec<u32>,
     pub layout: PageLayout,
     pub slots: usize,
-    /// What the slots read as, `[slots][head_dim]`.
+    /// The token that each slot holds.
+    pub positions: Vec<usize>,
+    /// What the slots read as, `[slots][k_dim]` and `[slots][v_dim]`.
     pub k: Vec<f32>,
     pub v: Vec<f32>,
 }
 
 /// A scene in a store.
 pub struct Stored {
-    pub shape: CacheShape,
+    pub layer: LayerShape,
     pub host: HostStore,
     /// Query tokens of each span.
     pub tokens: Vec<usize>,
@@ -185,9 +211,9 @@ impl Stored {
             .map(|table| Head { pages: &table.pages, slots: table.slots, layout: &table.layout })
             .collect();
         let spans: Vec<Span<'_>> = (self.tokens.iter())
-            .zip(heads.chunks_exact(self.shape.kv_heads()))
+            .zip(heads.chunks_exact(self.layer.kv_heads()))
             .map(|(&tokens, heads)| Span { tokens, heads })
             .collect();
-        f(&Batch { shape: self.shape, spans: &spans, q: &self.q })
+        f(&Batch { layer: &self.layer, spans: &spans, q: &self.q })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use headwise::{
-    base::SlotMove,
+    base::{Channels, SlotMove},
     cuda::{
         CudaError, Staging,
         driver::{DeviceBuffer, Stream},
@@ -141,9 +141,9 @@ fn refusals_are_those_of_the_host_store() {
     let forged = [
         PageLayout { slots: 1000, ..layout },
         PageLayout { slots: 0, ..layout },
-        PageLayout { head_dim: 0, ..layout },
-        PageLayout { head_dim: usize::MAX, ..layout },
-        PageLayout { head_dim: 16, ..layout },
+        PageLayout { channels: Channels::from(0), ..layout },
+        PageLayout { channels: Channels::from(usize::MAX), ..layout },
+        PageLayout { channels: Channels::from(16), ..layout },
         PageLayout { k: Region { payload: 1 << 40, ..layout.k }, ..layout },
         PageLayout { v: Region { scale_stride: 64, ..layout.v }, ..layout },
     ];
@@ -159,7 +159,7 @@ fn refusals_are_those_of_the_host_store() {
             device.read_keys(table, 0, &mut k),
         ] {
             let text = refused.unwrap_err().to_string();
-            let rows = text.starts_with("K has ") && layout.head_dim > 32;
+            let rows = text.starts_with("K has ") && layout.channels.k > 32;
             assert!(rows || text.contains("a page layout that is not that of f16 pages"), "{text}");
         }
     }

@@ -184,7 +184,7 @@ impl Compiled {
                 let id = first as usize + slot / self.layout.slots;
                 let page = self.page(pages, view::<u32>(ids, id + 1)[id]);
                 let slot = slot % self.layout.slots;
-                format.visit(Decode(page, region, slot, self.layout.head_dim))
+                format.visit(Decode(page, region, slot, self.layout.channels.k))
             })
             .collect()
     }
@@ -206,19 +206,19 @@ impl Compiled {
             }
         }
         let (format, region) = self.side(key);
-        let (dim, slots) = (self.layout.head_dim, self.layout.slots as u64);
+        let (dim, slots) = (self.layout.channels.k, self.layout.slots as u64);
         let page = self.page(pages, (slot / slots) as u32);
         let values: &[f32] = view(rows.0 + 4 * row as u64 * rows.1, dim);
         format.visit(Encode(page, region, (slot % slots) as usize, values))
     }
 
     fn row(&self, rows: u64, row: usize) -> &'static [f32] {
-        let dim = self.layout.head_dim;
+        let dim = self.layout.channels.k;
         view(rows + 4 * (row * dim) as u64, dim)
     }
 
     fn row_mut(&self, rows: u64, row: usize) -> &'static mut [f32] {
-        let dim = self.layout.head_dim;
+        let dim = self.layout.channels.k;
         view_mut(rows + 4 * (row * dim) as u64, dim)
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headwise::{
     attend::{Attention, Batch, Head, Output, Reference, Span},
-    base::CacheShape,
+    base::LayerShape,
     cuda::{
         Staging,
         driver::{DeviceBuffer, Stream},
@@ -29,12 +29,12 @@ use headwise::{
 pub fn decode_loop_agrees(
     kernels: &Arc<Kernels>,
     layout: PageLayout,
-    shape: CacheShape,
+    layer: &LayerShape,
     lengths: &[[usize; 2]],
     tolerance: f32,
 ) {
     const PAGES: usize = 400;
-    let (heads, group, dim) = (shape.kv_heads(), shape.group(), layout.head_dim);
+    let (heads, group, dim) = (layer.kv_heads(), layer.group(), layout.channels.k);
     let mut noise = Noise::new(lengths.len() as u64);
     let context = kernels.context();
     let stream = Arc::new(Stream::new(context).unwrap());
@@ -57,7 +57,7 @@ pub fn decode_loop_agrees(
     let mut appender = Appender::new(kernels, &specialisation, most_rows, &stream).unwrap();
     let buffer = |values: usize| DeviceBuffer::new(context, 4 * values).unwrap();
     let mut rows = [buffer(most_rows * dim), buffer(most_rows * dim)];
-    let results = 2 * shape.query_heads();
+    let results = 2 * layer.query_heads();
     let (mut queries, out, lse) = (buffer(results * dim), buffer(results * dim), buffer(results));
     let mut addresses = Vec::new();
 
@@ -116,7 +116,7 @@ pub fn decode_loop_agrees(
             let slots: Vec<u32> = sequence.heads().map(|table| table.slots as u32).collect();
             let mirror = &mirror;
             (0..heads).map(move |h| DecodeHead {
-                query: (s * shape.query_heads() + h * group) as u32,
+                query: (s * layer.query_heads() + h * group) as u32,
                 pages: mirror.extent(s * heads + h).unwrap().offset,
                 slots: slots[h],
                 logits: 0,
@@ -165,7 +165,7 @@ pub fn decode_loop_agrees(
             flat.chunks_exact(heads).map(|heads| Span { tokens: 1, heads }).collect();
         let (mut expected_out, mut expected_lse) = (vec![0f32; results * dim], vec![0f32; results]);
         let output = Output { out: &mut expected_out, lse: &mut expected_lse, scores: None };
-        Reference.attend(&host, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
+        Reference.attend(&host, &Batch { layer, spans: &spans, q: &q }, output).unwrap();
         let errors =
             [row_error(&got_out, &expected_out, dim), largest_error(&got_lse, &expected_lse)];
         assert!(errors.iter().all(|&error| error <= tolerance), "{step:?}: {errors:?}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use headwise::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
-    base::{CacheShape, Positions},
+    base::{LayerShape, Positions},
     cuda::{
         Staging,
         driver::{DeviceBuffer, Stream},
@@ -200,7 +200,7 @@ impl Engine<'_> {
             pool_scores(kernels, &of, &pooled, addresses, data, &mut buffer, staging, &stream)
                 .unwrap();
         }
-        let shape = CacheShape::new(1, HEADS, query_heads, DIM).unwrap();
+        let layer = LayerShape::new(HEADS, query_heads, DIM).unwrap();
         let heads: Vec<Head<'_>> = sequence
             .heads()
             .map(|table| Head { pages: table.pages, slots: table.slots, layout: &layout })
@@ -209,7 +209,9 @@ impl Engine<'_> {
         let (mut want, mut want_lse) = (vec![0f32; q.len()], vec![0f32; PROMPT * query_heads]);
         let mut scores = SlotScores::new(WINDOW, Reduce::PerQueryHead);
         let output = Output { out: &mut want, lse: &mut want_lse, scores: Some(&mut scores) };
-        Reference.attend(&self.host, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
+        Reference
+            .attend(&self.host, &Batch { layer: &layer, spans: &spans, q: &q }, output)
+            .unwrap();
         assert!(row_error(&self.get(&out), &want, DIM) <= 1e-2);
         assert!(largest_error(&self.get(&lse), &want_lse) <= 1e-2);
         let sums = self.get(&sums);

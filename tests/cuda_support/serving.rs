@@ -4,7 +4,7 @@
 use half::f16;
 use headwise::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
-    base::{CacheShape, Positions},
+    base::{LayerShape, Positions},
     cuda::{
         Staging,
         driver::{DeviceBuffer, Stream},
@@ -116,11 +116,13 @@ impl Setup<'_> {
                 flat.chunks_exact(kv).map(|heads| Span { tokens: 1, heads }).collect();
             let q: Vec<f32> =
                 rows.chunks_exact(width).flat_map(|row| &row[..q_width]).copied().collect();
-            let shape = CacheShape::new(1, kv, SHAPE.query_heads, dim).unwrap();
+            let of = LayerShape::new(kv, SHAPE.query_heads, dim).unwrap();
             let (mut want, mut lse) = (vec![0f32; q.len()], vec![0f32; batch * SHAPE.query_heads]);
             let mut scores = SlotScores::new(1, Reduce::Group);
             let output = Output { out: &mut want, lse: &mut lse, scores: Some(&mut scores) };
-            Reference.attend(&host.store, &Batch { shape, spans: &spans, q: &q }, output).unwrap();
+            Reference
+                .attend(&host.store, &Batch { layer: &of, spans: &spans, q: &q }, output)
+                .unwrap();
             let got: Vec<f32> =
                 got.chunks_exact(width).flat_map(|row| floats(&row[..q_width])).collect();
             let error = row_error(&got, &want, dim);

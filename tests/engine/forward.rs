@@ -46,7 +46,7 @@ fn chunks_of_any_size_match_the_reference() {
         let tokens = tokens(60, 1);
         let exact = reference::logits(&file, &tokens);
         for chunk in [1, 7, 20, 60] {
-            let mut cache = ContiguousKv::new(model.shape());
+            let mut cache = ContiguousKv::new(model.shape().clone());
             let sequence = cache.add_sequence();
             let mut position = 0;
             for part in tokens.chunks(chunk) {
@@ -67,7 +67,7 @@ fn chunks_of_any_size_match_the_reference() {
 fn sequences_in_one_step_do_not_see_each_other() {
     let (_folder, file, model) = write(&TinyLlama::default());
     let texts = [tokens(30, 1), tokens(12, 2), tokens(21, 3)];
-    let mut cache = ContiguousKv::new(model.shape());
+    let mut cache = ContiguousKv::new(model.shape().clone());
     let ids: Vec<_> = texts.iter().map(|_| cache.add_sequence()).collect();
     // First parts of unequal length, then the rest: one of them token by token with the others.
     let cuts = [20, 11, 1];
@@ -98,7 +98,7 @@ fn sequences_in_one_step_do_not_see_each_other() {
 #[test]
 fn refuses_steps_before_the_cache_sees_them() {
     let (_folder, _file, model) = write(&TinyLlama::default());
-    let mut cache = ContiguousKv::new(model.shape());
+    let mut cache = ContiguousKv::new(model.shape().clone());
     let span = |tokens, position| Span { tokens, position, logits: Logits::Last };
     let mut run = |span| model.forward(&[span], &mut cache).unwrap_err();
     assert!(matches!(run(span(&[], 0)), EngineError::EmptySpan { span: 0 }));
@@ -118,7 +118,7 @@ fn the_real_model_predicts_what_everybody_knows() {
     assert_eq!(model.shape().heads(), 90);
     let text = "One, two, three, four, five, six, seven, eight,";
     let prompt = tokenizer.encode(text).unwrap();
-    let mut cache = ContiguousKv::new(model.shape());
+    let mut cache = ContiguousKv::new(model.shape().clone());
     let sequence = cache.add_sequence();
     cache.begin_step(&[(sequence, prompt.len())]).unwrap();
     let span = Span { tokens: &prompt, position: 0, logits: Logits::All };

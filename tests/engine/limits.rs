@@ -306,7 +306,7 @@ fn requests_with_impossible_numbers_are_refused_and_leave_nothing() {
 #[test]
 fn evaluations_refuse_counts_of_nothing() {
     let (_folder, model) = tiny();
-    let cache = headwise::cache::CacheConfig::new(model.shape(), 0);
+    let cache = headwise::cache::CacheConfig::new(model.shape().clone(), 0);
     let tokens: Vec<u32> = (0..200).collect();
     for (context, windows, chunk, name) in
         [(0, 1, 8, "context"), (1, 1, 8, "context"), (50, 0, 8, "windows"), (50, 1, 0, "chunk")]

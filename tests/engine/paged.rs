@@ -22,12 +22,13 @@ fn tiny() -> (tempfile::TempDir, Model) {
 fn cache(model: &Model, format: PageFormat, tokens: usize) -> KvCache {
     let formats = FormatMap::uniform(format);
     let capacity = Capacity::Tokens(tokens);
-    KvCache::new(&CacheConfig { formats, capacity, ..CacheConfig::new(model.shape(), 0) }).unwrap()
+    KvCache::new(&CacheConfig { formats, capacity, ..CacheConfig::new(model.shape().clone(), 0) })
+        .unwrap()
 }
 
 /// Greedy tokens and all logits after `prompt`, on a contiguous cache.
 fn contiguous(model: &Model, prompt: &[u32], tokens: usize) -> (Vec<u32>, Vec<Vec<f32>>) {
-    let mut kv = ContiguousKv::new(model.shape());
+    let mut kv = ContiguousKv::new(model.shape().clone());
     let id = kv.add_sequence();
     let mut fed = prompt.to_vec();
     let (mut position, mut logits) = (0, Vec::new());

@@ -18,7 +18,7 @@ fn norm(file: &GgufFile, name: &str, epsilon: f32, x: &[f64]) -> Vec<f64> {
 }
 
 fn turn(config: &LlamaConfig, position: usize, heads: &mut [f64]) {
-    for head in heads.chunks_exact_mut(config.cache.head_dim()) {
+    for head in heads.chunks_exact_mut(config.layer().k_dim()) {
         for pair in 0..config.rope_dims / 2 {
             let exponent = -2.0 * pair as f64 / config.rope_dims as f64;
             let (sin, cos) = (position as f64 * config.rope_base.powf(exponent)).sin_cos();
@@ -32,24 +32,24 @@ fn turn(config: &LlamaConfig, position: usize, heads: &mut [f64]) {
 /// Logits of every token of one sequence.
 pub fn logits(file: &GgufFile, tokens: &[u32]) -> Vec<Vec<f64>> {
     let config = LlamaConfig::read(file).unwrap();
-    let (cache, width) = (config.cache, config.embedding);
-    let (d, group) = (cache.head_dim(), cache.group());
+    let (of, width) = (config.layer(), config.embedding);
+    let (d, group) = (of.k_dim(), of.group());
     let table = file.tensor("token_embd.weight", &[config.embedding_rows, width]).unwrap();
     let mut stream: Vec<Vec<f64>> = tokens
         .iter()
         .map(|&t| table[t as usize * width..][..width].iter().map(|&x| f64::from(x)).collect())
         .collect();
-    for layer in 0..cache.layers() {
+    for layer in 0..config.cache.layers() {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (position, x) in stream.iter_mut().enumerate() {
             let normed = norm(file, &name("attn_norm"), config.rms_epsilon, x);
-            let mut q = product(file, &name("attn_q"), cache.query_heads() * d, &normed);
-            let mut k = product(file, &name("attn_k"), cache.row(), &normed);
+            let mut q = product(file, &name("attn_q"), of.query_heads() * d, &normed);
+            let mut k = product(file, &name("attn_k"), of.k_row(), &normed);
             turn(&config, position, &mut q);
             turn(&config, position, &mut k);
             keys.push(k);
-            values.push(product(file, &name("attn_v"), cache.row(), &normed));
+            values.push(product(file, &name("attn_v"), of.k_row(), &normed));
             let mut attended = vec![0.0; q.len()];
             for (head, out) in attended.chunks_exact_mut(d).enumerate() {
                 let at = head / group * d;

@@ -27,7 +27,7 @@ pub fn tiny() -> (tempfile::TempDir, Model) {
 }
 
 pub fn cache(model: &Model, capacity: Capacity) -> KvCache {
-    KvCache::new(&CacheConfig { capacity, ..CacheConfig::new(model.shape(), 0) }).unwrap()
+    KvCache::new(&CacheConfig { capacity, ..CacheConfig::new(model.shape().clone(), 0) }).unwrap()
 }
 
 pub fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {

@@ -118,7 +118,7 @@ fn rows_without_a_token_are_never_drawn() {
         let (model, tokenizer) =
             (Model::load(&file).unwrap(), Tokenizer::from_gguf(&file).unwrap());
         assert_eq!((model.config().vocab, model.config().embedding_rows), (300, 343));
-        let mut cache = ContiguousKv::new(model.shape());
+        let mut cache = ContiguousKv::new(model.shape().clone());
         let sequence = cache.add_sequence();
         let prompt = [5, 260, 17, 299];
         cache.begin_step(&[(sequence, prompt.len())]).unwrap();
@@ -160,7 +160,7 @@ fn unused_tokens_at_the_end_of_the_list_are_padding() {
     assert_eq!((model.config().vocab, model.config().embedding_rows), (290, 300));
     assert_eq!(tokenizer.vocab(), 290);
     assert!(tokenizer.token_bytes(289).is_ok() && tokenizer.token_bytes(290).is_err());
-    let mut cache = ContiguousKv::new(model.shape());
+    let mut cache = ContiguousKv::new(model.shape().clone());
     let sequence = cache.add_sequence();
     cache.begin_step(&[(sequence, 1)]).unwrap();
     let span = Span { tokens: &[289], position: 0, logits: Logits::Last };

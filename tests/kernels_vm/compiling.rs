@@ -59,7 +59,8 @@ fn check(nvrtc: Nvrtc, arch: Arch) -> String {
         let bulk = file == KernelFile::Decode && arch >= Arch::FIRST_BULK;
         for bulk in [false, true].into_iter().filter(|&of| bulk || !of) {
             let spec = Specialisation { bulk, ..spec };
-            let (format, head_dim, group) = (spec.layout.format, spec.layout.head_dim, spec.group);
+            let (format, head_dim, group) =
+                (spec.layout.format, spec.layout.channels.k, spec.group);
             for usage in usage(nvrtc, file, &spec.defines(), arch) {
                 let spilled = (usage.spill_stores, usage.spill_loads, usage.stack_bytes);
                 assert_eq!(spilled, (0, 0, 0), "{usage:?} {spec:?} {arch}");

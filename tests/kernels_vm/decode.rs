@@ -51,7 +51,7 @@ pub fn decode(
     let mut vm = Machine::new(seed);
     // A mutant that never ends is caught too.
     vm.set_budget(1 << 24);
-    let (group, head_dim) = (world.group as u32, world.layout.head_dim);
+    let (group, head_dim) = (world.group as u32, world.layout.channels.k);
     let cost = WorkCost {
         page_slots: world.layout.slots as u32,
         slot_bytes: world.layout.slot_bytes() as u32,
@@ -108,7 +108,7 @@ pub fn decode_error(world: &World, got: &Decoded) -> f64 {
     let mut worst = 0f64;
     for (row, query) in world.queries.iter().enumerate() {
         let head = row / world.group;
-        let d = world.layout.head_dim;
+        let d = world.layout.channels.k;
         let (out, lse) = world.attend(head, query, world.heads[head].slots);
         worst = worst.max(error(&got.out[row * d..(row + 1) * d], &out));
         worst = worst.max(difference(&got.lse[row..=row], &[lse]));

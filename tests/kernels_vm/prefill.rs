@@ -33,7 +33,7 @@ impl Chunk {
     pub fn new(world: &World, tokens: usize) -> Self {
         let mut random = Random(77);
         let rows = tokens * world.heads.len() * world.group;
-        let queries = (0..rows).map(|_| random.floats(world.layout.head_dim, 2.0)).collect();
+        let queries = (0..rows).map(|_| random.floats(world.layout.channels.k, 2.0)).collect();
         Self { tokens, queries }
     }
 
@@ -86,7 +86,7 @@ pub fn prefill(
 
 /// The largest error of outputs and of log-sum-exps.
 pub fn prefill_error(world: &World, chunk: &Chunk, got: &Prefilled) -> f64 {
-    let d = world.layout.head_dim;
+    let d = world.layout.channels.k;
     let mut worst = 0f64;
     for (index, head) in world.heads.iter().enumerate() {
         for token in 0..chunk.tokens {
@@ -113,7 +113,7 @@ fn check(nvrtc: Nvrtc, spec: &Specialisation, arch_name: &str, lengths: &[usize]
         let error = prefill_error(&world, &chunk, &got);
         println!(
             "{:<14}{:>5}{:>3}{error:>10.1e}",
-            spec.layout.format, spec.layout.head_dim, spec.group
+            spec.layout.format, spec.layout.channels.k, spec.group
         );
         assert!(error <= tolerance(spec.layout.format), "{spec:?} {arch_name}: {error:e}");
     }

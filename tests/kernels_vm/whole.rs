@@ -9,7 +9,7 @@ use crate::{
     ptxvm::{Arg, DevicePtr, Machine, Module},
 };
 use headwise::{
-    base::CacheShape,
+    base::LayerShape,
     cuda::{
         KernelCache,
         driver::{Context, Stream},
@@ -118,9 +118,9 @@ fn attention_over_mixed_formats_is_that_of_the_reference() {
             PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 },
             PageFormat::both(SlotFormat::F32),
         ];
-        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        let layer = LayerShape::new(2, 6, 64).unwrap();
         // Longer than what one block scores.
-        let case = AttentionCase { shape, formats: &formats, longest: 1100, seed: 5 };
+        let case = AttentionCase { layer: &layer, formats: &formats, longest: 1100, seed: 5 };
         let errors = attention_errors(kernels, &case).unwrap();
         assert!(errors.within(2e-3), "{errors:?}");
         let ran = RAN.take();
@@ -159,12 +159,12 @@ fn pages_survive_moves_and_copies_by_kernels() {
 #[test]
 fn an_engines_decode_loop_is_that_of_the_reference() {
     device(90, |_, _, kernels| {
-        let shape = CacheShape::new(1, 2, 6, 64).unwrap();
+        let layer = LayerShape::new(2, 6, 64).unwrap();
         let k8v16 = PageFormat { k: SlotFormat::I8, v: SlotFormat::F16 };
         for format in [PageFormat::both(SlotFormat::F32), k8v16] {
             let layout = PageLayout::new(format, 64, 4096).unwrap();
             let lengths = [[1100, 1], [1101, 2], [20, 3], [0, 40], [1, 41]];
-            engine::decode_loop_agrees(kernels, layout, shape, &lengths, 2e-3);
+            engine::decode_loop_agrees(kernels, layout, &layer, &lengths, 2e-3);
         }
         let ran = RAN.take();
         for kernel in ["append", "decode", "merge"] {

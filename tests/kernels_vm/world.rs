@@ -102,11 +102,11 @@ impl World {
             let head = Head { pages, slots: 0, keys: Vec::new(), values: Vec::new() };
             world.heads.push(head);
             for _ in 0..slots {
-                let key = random.floats(layout.head_dim, 2.0);
-                let value = random.floats(layout.head_dim, 1.0);
+                let key = random.floats(layout.channels.k, 2.0);
+                let value = random.floats(layout.channels.k, 1.0);
                 world.append(&key, &value);
             }
-            let head_dim = layout.head_dim;
+            let head_dim = layout.channels.k;
             let rows = (0..spec.group).map(|_| random.floats(head_dim, 2.0));
             world.queries.extend(rows);
         }
@@ -178,7 +178,7 @@ impl World {
     }
 
     pub fn scale(&self) -> f32 {
-        1.0 / (self.layout.head_dim as f32).sqrt()
+        1.0 / (self.layout.channels.k as f32).sqrt()
     }
 
     /// Attention of one query row over the first `visible` slots: output and log-sum-exp.
@@ -186,7 +186,7 @@ impl World {
         let scores = self.scores(head, query, visible);
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = scores.iter().map(|s| (s - top).exp()).sum();
-        let mut out = vec![0.0; self.layout.head_dim];
+        let mut out = vec![0.0; self.layout.channels.k];
         for (score, value) in scores.iter().zip(&self.heads[head].values) {
             let p = (score - top).exp() / sum;
             out.iter_mut().zip(value).for_each(|(o, &v)| *o += p * f64::from(v));

@@ -1,8 +1,8 @@
 //! Outputs: weighted values of a walk.
 
 use super::{
-    ops::{Matrix, Walk, by_rows},
     side::{Ahead, Bundle},
+    walk::{Matrix, Walk, by_rows},
 };
 use crate::{
     base::simd::Simd,
@@ -12,7 +12,7 @@ use crate::{
 /// See [`Ops::accumulate`](super::ops::Ops).
 pub(super) fn accumulate<C: Codec, S: Simd>(
     simd: S,
-    walk: Walk<'_, '_, S>,
+    walk: Walk<'_, '_>,
     head_dim: usize,
     p: &[f32],
     p_stride: usize,
@@ -24,7 +24,7 @@ pub(super) fn accumulate<C: Codec, S: Simd>(
 
 fn accumulate_rows<C: Codec, S: Simd, const R: usize>(
     simd: S,
-    walk: Walk<'_, '_, S>,
+    walk: Walk<'_, '_>,
     head_dim: usize,
     p: &[f32],
     p_stride: usize,
@@ -33,13 +33,15 @@ fn accumulate_rows<C: Codec, S: Simd, const R: usize>(
     assert!(p.len() >= (R - 1) * p_stride + walk.slots.len());
     assert!(out.stride >= head_dim && out.values.len() >= R * out.stride);
     assert!(head_dim.is_multiple_of(S::LANES));
-    let rows = Rows { p: p.as_ptr(), p_stride, out: out.values.as_mut_ptr(), stride: out.stride };
+    let strides = walk.side.strides();
+    let out_ptr = out.values.as_mut_ptr();
+    let rows = Rows { p: p.as_ptr(), p_stride, out: out_ptr, stride: out.stride, strides };
     simd.vectorize(
         #[inline(always)]
         || {
             let ahead = walk.ahead(head_dim);
             let mut rows = rows;
-            let mut bundles = walk.bundles::<C>(head_dim);
+            let mut bundles = walk.bundles::<C, S>(head_dim);
             while let Some(bundle) = bundles.next() {
                 let mut channel = 0;
                 // SAFETY: `rows` was measured above, and has as many weights as the walk has slots;
@@ -77,6 +79,8 @@ struct Rows {
     out: *mut f32,
     /// From the output of one row to that of the next.
     stride: usize,
+    /// Payload and scale bytes from one slot to the next.
+    strides: (usize, usize),
 }
 
 /// Channels `channel .. channel + T * LANES` of all rows; the accumulators stay in registers for the
@@ -95,7 +99,7 @@ unsafe fn tile<C: Codec, S: Simd, const R: usize, const T: usize>(
     head_dim: usize,
     channel: usize,
 ) {
-    let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
+    let (bytes, scale_bytes) = rows.strides;
     // SAFETY: the caller's rows and slots; the weights advance by one for each slot.
     unsafe {
         let out = rows.out.add(channel);

@@ -1,8 +1,8 @@
 //! Scores: queries against the keys of a walk.
 
 use super::{
-    ops::{Matrix, Walk, by_rows},
     side::{Ahead, Bundle, QUAD},
+    walk::{Matrix, Walk, by_rows},
 };
 use crate::{
     base::simd::Simd,
@@ -23,7 +23,7 @@ macro_rules! unrolled {
 /// See [`Ops::dot`](super::ops::Ops).
 pub(super) fn dot<C: Codec, S: Simd>(
     simd: S,
-    walk: Walk<'_, '_, S>,
+    walk: Walk<'_, '_>,
     head_dim: usize,
     q: &[f32],
     scores: Matrix<'_>,
@@ -34,7 +34,7 @@ pub(super) fn dot<C: Codec, S: Simd>(
 
 fn dot_rows<C: Codec, S: Simd, const R: usize>(
     simd: S,
-    walk: Walk<'_, '_, S>,
+    walk: Walk<'_, '_>,
     head_dim: usize,
     q: &[f32],
     scores: Matrix<'_>,
@@ -55,14 +55,14 @@ fn dot_rows<C: Codec, S: Simd, const R: usize>(
 #[inline(always)]
 unsafe fn dot_walk<C: Codec, S: Simd, const R: usize>(
     simd: S,
-    walk: Walk<'_, '_, S>,
+    walk: Walk<'_, '_>,
     head_dim: usize,
     q: &[f32],
     scores: Matrix<'_>,
 ) {
-    let kernel = Kernel { head_dim, ahead: walk.ahead(head_dim), q };
+    let kernel = Kernel { head_dim, ahead: walk.ahead(head_dim), strides: walk.side.strides(), q };
     let (mut out, stride) = (scores.values.as_mut_ptr(), scores.stride);
-    let mut bundles = walk.bundles::<C>(head_dim);
+    let mut bundles = walk.bundles::<C, S>(head_dim);
     while let Some(bundle) = bundles.next() {
         let (slots, mut done) = (bundle.slots(), 0);
         // SAFETY: the quads are those of the bundle; as many scores are written as it has slots.
@@ -117,6 +117,8 @@ unsafe fn write<S: Simd, const R: usize>(
 struct Kernel<'a> {
     head_dim: usize,
     ahead: Ahead,
+    /// Payload and scale bytes from one slot to the next.
+    strides: (usize, usize),
     /// `[R][head_dim]`
     q: &'a [f32],
 }
@@ -141,7 +143,7 @@ impl Kernel<'_> {
         index: usize,
     ) -> [S::V; R] {
         let (runs, slot) = bundle.quad(index);
-        let (bytes, scale_bytes) = (C::payload_bytes(self.head_dim), C::scale_bytes(self.head_dim));
+        let (bytes, scale_bytes) = self.strides;
         let ahead = [runs[0].ahead, runs[1].ahead, runs[2].ahead, runs[3].ahead];
         // SAFETY: the caller's slots and rows.
         unsafe {

@@ -1,6 +1,6 @@
 //! States of the pieces of a head become one result.
 
-use std::f32::consts::LN_2;
+use std::f32::consts::{LN_2, LOG2_E};
 
 use rayon::prelude::*;
 
@@ -8,7 +8,10 @@ use super::{
     plan::Plan,
     stream::{NO_SCORE, State},
 };
-use crate::{attend::batch::Batch, base::simd::Simd};
+use crate::{
+    attend::{batch::Batch, settle::MOST_LOGIT},
+    base::simd::Simd,
+};
 
 /// Tokens that one thread merges at least: merging a token reads a few kilobytes.
 const MIN_TOKENS: usize = 16;
@@ -26,8 +29,8 @@ pub(super) fn merge<S: Simd>(
     out: &mut [f32],
     lse: &mut [f32],
 ) {
-    let shape = batch.shape;
-    let (group, dim, heads) = (shape.group(), shape.head_dim(), shape.query_heads());
+    let layer = batch.layer;
+    let (group, dim, heads) = (layer.group(), layer.v_dim(), layer.query_heads());
     let row_len = State::row_len(dim);
     let mut offsets = Vec::with_capacity(plan.blocks.len());
     let mut end = 0;
@@ -50,7 +53,10 @@ pub(super) fn merge<S: Simd>(
                 .map(|piece| {
                     (piece[row], piece[rows + row], &piece[2 * rows + row * dim..][..dim])
                 });
-            *lse = merge_row(simd, pieces, out);
+            // A piece of one slot without a value.
+            let sink =
+                layer.sink_logits().map(|logits| (LOG2_E * logits[query_head], 1.0, &[][..]));
+            *lse = merge_row(simd, pieces.chain(sink), out);
         }
     });
 }
@@ -67,6 +73,10 @@ fn merge_row<'a, S: Simd>(
     let sum: f32 = pieces.clone().map(|(m, sum, _)| (m - max).exp2() * sum).sum();
     if sum == 0.0 {
         return f32::NEG_INFINITY;
+    }
+    // Pieces say themselves if a logit of theirs is too large; a sink's may be as well.
+    if max >= MOST_LOGIT {
+        return f32::NAN;
     }
     simd.vectorize(
         #[inline(always)]

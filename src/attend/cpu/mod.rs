@@ -6,6 +6,7 @@
 //! many *panel* them through matrix products ([`panel`]). `docs/attention.md` says why.
 
 mod accumulate;
+mod cap;
 mod dispatch;
 mod dot;
 mod doubt;
@@ -14,25 +15,26 @@ mod item;
 mod merge;
 mod ops;
 mod panel;
+mod parallel;
 mod plan;
+mod queries;
 mod side;
+mod sides;
 mod stream;
+mod walk;
 mod window;
 
 use parking_lot::Mutex;
-use rayon::prelude::*;
 
 use self::{
-    dispatch::SimdVisitor,
-    item::Item,
-    plan::Plan,
-    side::Side,
-    stream::{Sides, State},
+    dispatch::SimdVisitor, item::Item, parallel::in_parallel, plan::Plan, sides::Sides,
+    stream::State,
 };
 use super::{
     Attention,
-    batch::{Batch, Output},
+    batch::Batch,
     error::AttendError,
+    output::Output,
     settle::{self, Doubts, MOST_REPLAYED},
 };
 use crate::{
@@ -107,15 +109,9 @@ impl SimdVisitor for Run<'_, '_> {
         let plan = Plan::new(batch);
         let sides: Vec<Sides<'_, S>> = (batch.spans.iter())
             .flat_map(|span| span.heads)
-            .map(|head| {
-                let layout = head.layout;
-                Sides {
-                    k: Side::new(store.bytes(), head, layout.k, layout.format.k),
-                    v: Side::new(store.bytes(), head, layout.v, layout.format.v),
-                }
-            })
+            .map(|head| Sides::new(store.bytes(), head))
             .collect();
-        let (group, dim) = (batch.shape.group(), batch.shape.head_dim());
+        let (group, dim) = (batch.layer.group(), batch.layer.v_dim());
         let state_len =
             |block: &plan::Block| State::row_len(dim) * group * block.tokens.len() * block.pieces;
         buffer.resize(plan.blocks.iter().map(state_len).sum(), 0.0);
@@ -126,7 +122,7 @@ impl SimdVisitor for Run<'_, '_> {
             let (states, tail) = rest.split_at_mut(state_len(block));
             rest = tail;
             let pieces = states.chunks_exact_mut((state_len(block) / block.pieces.max(1)).max(1));
-            let sides = &sides[block.span * batch.shape.kv_heads() + block.head];
+            let sides = &sides[block.span * batch.layer.kv_heads() + block.head];
             items.extend(pieces.take(block.pieces).enumerate().map(|(i, state)| {
                 let slots = block.slots(i, &batch.spans[block.span]);
                 let first_token = plan.first_token(block.span);
@@ -144,17 +140,5 @@ impl SimdVisitor for Run<'_, '_> {
             settle::rescore(store, batch, &unsure, scores)?;
         }
         Ok(())
-    }
-}
-
-/// One job after another on as many threads as there are; a single one on this thread.
-fn in_parallel<T: Send>(mut jobs: Vec<T>, run: impl Fn(T) + Sync + Send) {
-    match jobs.pop() {
-        Some(job) if jobs.is_empty() => run(job),
-        Some(job) => {
-            jobs.push(job);
-            jobs.into_par_iter().with_max_len(1).for_each(run);
-        }
-        None => {}
     }
 }

@@ -3,59 +3,19 @@
 //! Kernels for K and for V are separate and are reached through pointers, so formats mix freely and a
 //! new codec needs no change here.
 
-use std::ops::Range;
-
 use super::{
     accumulate::accumulate,
     dot::dot,
-    side::{Ahead, Bundles, Side},
+    walk::{Matrix, Walk},
 };
 use crate::{
     base::simd::Simd,
     format::{BLOCK, Codec, CodecVisitor, SlotFormat},
 };
 
-/// Query rows that one pass over slots serves.
-pub(super) const MAX_ROWS: usize = 4;
-
-/// A row-major block of f32: `rows` rows of `width` values, `stride` apart.
-pub(super) struct Matrix<'a> {
-    pub values: &'a mut [f32],
-    pub stride: usize,
-}
-
-/// Slots of a side, and what to bring into the cache meanwhile; see [`Bundles`].
-#[derive(Clone)]
-pub(super) struct Walk<'b, 'a, S: Simd> {
-    pub side: &'b Side<'a, S>,
-    pub slots: Range<usize>,
-    /// Whether pages may be walked side by side; if not, slots come in their order.
-    pub streams: bool,
-    pub ahead: Option<(&'b Side<'a, S>, usize)>,
-}
-
-impl<'b, 'a, S: Simd> Walk<'b, 'a, S> {
-    /// How much to ask for ahead.
-    pub fn ahead(&self, head_dim: usize) -> Ahead {
-        Ahead::new(self.ahead.map(|(side, _)| side), head_dim)
-    }
-
-    /// What to walk, after a check of what unsafe loads rest on: slots are those of codec `C`, and
-    /// rows are whole vectors.
-    pub fn bundles<C: Codec>(&self, head_dim: usize) -> Bundles<'b, 'a, S> {
-        assert!(head_dim.is_multiple_of(S::LANES));
-        assert_eq!(
-            self.side.strides(),
-            (C::payload_bytes(head_dim), C::scale_bytes(head_dim)),
-            "slots of another format"
-        );
-        Bundles::new(self.side, self.slots.clone(), self.streams, self.ahead)
-    }
-}
-
-type Dot<S> = fn(S, Walk<'_, '_, S>, usize, &[f32], Matrix<'_>);
-type Accumulate<S> = fn(S, Walk<'_, '_, S>, usize, &[f32], usize, Matrix<'_>);
-type Widen<S> = fn(S, Walk<'_, '_, S>, usize, &mut [f32]);
+type Dot<S> = fn(S, Walk<'_, '_>, usize, &[f32], Matrix<'_>);
+type Accumulate<S> = fn(S, Walk<'_, '_>, usize, &[f32], usize, Matrix<'_>);
+type Widen<S> = fn(S, Walk<'_, '_>, usize, &mut [f32]);
 
 /// Kernels over the slots of one side.
 #[derive(Clone, Copy)]
@@ -83,27 +43,13 @@ impl<S: Simd> Ops<S> {
     }
 }
 
-/// Calls `$kernel::<C, S, ROWS>` for the number of rows at hand.
-macro_rules! by_rows {
-    ($rows:expr, $kernel:ident($($arg:expr),*)) => {
-        match $rows {
-            1 => $kernel::<C, S, 1>($($arg),*),
-            2 => $kernel::<C, S, 2>($($arg),*),
-            3 => $kernel::<C, S, 3>($($arg),*),
-            4 => $kernel::<C, S, 4>($($arg),*),
-            rows => unreachable!("{rows} rows in one pass"),
-        }
-    };
-}
-pub(super) use by_rows;
-
 /// Slots in their order.
-fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_, S>, head_dim: usize, out: &mut [f32]) {
+fn widen<C: Codec, S: Simd>(simd: S, walk: Walk<'_, '_>, head_dim: usize, out: &mut [f32]) {
     assert_eq!(out.len(), walk.slots.len() * head_dim);
-    let (bytes, scale_bytes) = (C::payload_bytes(head_dim), C::scale_bytes(head_dim));
+    let (bytes, scale_bytes) = walk.side.strides();
     let mut rows = out.chunks_exact_mut(head_dim);
     let ahead = walk.ahead(head_dim);
-    let mut bundles = Walk { streams: false, ..walk }.bundles::<C>(head_dim);
+    let mut bundles = Walk { streams: false, ..walk }.bundles::<C, S>(head_dim);
     simd.vectorize(
         #[inline(always)]
         || {

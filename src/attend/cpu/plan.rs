@@ -7,7 +7,10 @@
 use std::ops::Range;
 
 use super::stream::CHUNK;
-use crate::attend::batch::{Batch, Head, Span};
+use crate::{
+    attend::batch::{Batch, Head, Span},
+    base::Channels,
+};
 
 /// Page bytes of a piece of a head that is streamed: many chunks, since the first ones of a piece are
 /// not prefetched, yet small enough that a long head of a single sequence feeds many cores.
@@ -28,9 +31,13 @@ pub(super) struct Block {
     pub tokens: Range<usize>,
     /// By panels, or by streaming.
     pub panels: bool,
-    /// Slots of each piece; the last one may be shorter.
-    pub piece: usize,
-    /// Pieces; none where no token sees a slot.
+    /// First slots that a window leaves in sight, apart from the rest; they are the first piece, if any.
+    pub sinks: usize,
+    /// Where the other pieces begin.
+    start: usize,
+    /// Slots of each of those; the last one may be shorter.
+    piece: usize,
+    /// All pieces; none where no token sees a slot.
     pub pieces: usize,
 }
 
@@ -53,7 +60,7 @@ struct SpanPlan {
 impl Plan {
     pub fn new(batch: &Batch<'_>) -> Self {
         let mut plan = Self { blocks: Vec::new(), spans: Vec::with_capacity(batch.spans.len()) };
-        let group = batch.shape.group();
+        let group = batch.layer.group();
         let mut first_token = 0;
         for (index, span) in batch.spans.iter().enumerate() {
             let panels = span.tokens.saturating_mul(group) > STREAM_ROWS;
@@ -102,8 +109,31 @@ impl Plan {
 impl Block {
     /// Slots of piece `index`.
     pub fn slots(&self, index: usize, span: &Span<'_>) -> Range<usize> {
-        let end = span.visible(self.head, self.tokens.end - 1);
-        (index * self.piece)..((index + 1) * self.piece).min(end)
+        let index = match (self.sinks, index) {
+            (0, _) => index,
+            (sinks, 0) => return 0..sinks,
+            _ => index - 1,
+        };
+        let end = span.up_to(self.head, self.tokens.end - 1);
+        let start = self.start + index * self.piece;
+        start..(start + self.piece).min(end)
+    }
+
+    /// What token `token` of the span sees of the slots of a piece.
+    pub fn seen(
+        &self,
+        batch: &Batch<'_>,
+        span: &Span<'_>,
+        token: usize,
+        slots: &Range<usize>,
+    ) -> Range<usize> {
+        let visible = batch.visible(span, self.head, token);
+        // Whoever sees no sinks apart sees all from the first slot on.
+        let part = match slots.end <= self.sinks {
+            true => 0..self.sinks.min(visible.recent.end),
+            false => visible.recent,
+        };
+        part.start.clamp(slots.start, slots.end)..part.end.clamp(slots.start, slots.end)
     }
 }
 
@@ -116,24 +146,32 @@ fn cut(
     panels: bool,
 ) -> Block {
     let table = &span.heads[head];
-    let visible = span.visible(head, tokens.end - 1);
+    let (first, last) =
+        (batch.visible(span, head, tokens.start), batch.visible(span, head, tokens.end - 1));
     let most = if panels {
-        PIECE_WORK / (2 * tokens.len() * batch.shape.group() * batch.shape.head_dim())
+        let Channels { k, v, .. } = batch.layer.channels();
+        PIECE_WORK / (tokens.len() * batch.layer.group() * (k + v))
     } else {
         PIECE_BYTES / table.layout.slot_bytes()
     };
-    let (piece, pieces) = pieces(table, visible, most);
-    Block { span: index, head, tokens, panels, piece, pieces }
+    // The first token sees furthest back; if that is to the first slot, so does it beyond the sinks.
+    let start = (first.recent.start / unit(table) * unit(table)).max(last.sinks);
+    let (piece, pieces) = pieces(table, last.recent.end - start.min(last.recent.end), most);
+    let pieces = pieces + usize::from(last.sinks > 0);
+    Block { span: index, head, tokens, panels, sinks: last.sinks, start, piece, pieces }
 }
 
 /// Cuts `slots` slots into almost equal pieces of about `most` slots that start on page boundaries
 /// where pages are small: `(slots of a piece, pieces)`.
 pub(super) fn pieces(table: &Head<'_>, slots: usize, most: usize) -> (usize, usize) {
     let pieces = slots.div_ceil(most.max(CHUNK));
-    let page_slots = table.layout.slots;
-    let unit = if page_slots < CHUNK { page_slots } else { CHUNK };
-    let piece = slots.div_ceil(pieces.max(1)).next_multiple_of(unit).max(1);
+    let piece = slots.div_ceil(pieces.max(1)).next_multiple_of(unit(table)).max(1);
     (piece, slots.div_ceil(piece))
+}
+
+/// Slots at whose multiples pieces begin.
+fn unit(table: &Head<'_>) -> usize {
+    table.layout.slots.min(CHUNK)
 }
 
 #[cfg(test)]
@@ -142,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        base::CacheShape,
+        base::{LayerShape, Window},
         format::{PageFormat, PageLayout, SlotFormat},
     };
 
@@ -173,12 +211,13 @@ mod tests {
             prop_assert!(aligned, "a small page is cut: {piece} of {}", layout.slots);
         }
 
-        /// Every token of every head is in the one block that is found for it, and a block's pieces have
-        /// the slots that its last token sees.
+        /// Every token of every head is in the one block that is found for it, and of a block's pieces each
+        /// token sees what it is to see, every slot once.
         #[test]
         fn blocks_are_found_again(
             group in 1usize..20,
             spans in prop::collection::vec((0usize..300, 0usize..3_000), 0..4),
+            window in prop::option::of((1usize..1_000, 0usize..40)),
         ) {
             let layout = layout(16);
             let heads: Vec<[Head<'_>; 2]> = spans
@@ -188,8 +227,11 @@ mod tests {
             let spans: Vec<Span<'_>> = (spans.iter().zip(&heads))
                 .map(|(&(tokens, _), heads)| Span { tokens, heads })
                 .collect();
-            let shape = CacheShape::new(1, 2, 2 * group, 64).unwrap();
-            let batch = Batch { shape, spans: &spans, q: &[] };
+            let mut layer = LayerShape::new(2, 2 * group, 64).unwrap();
+            if let Some((tokens, sinks)) = window {
+                layer = layer.windowed(Window { tokens, sinks: sinks.min(tokens) }).unwrap();
+            }
+            let batch = Batch { layer: &layer, spans: &spans, q: &[] };
             let plan = Plan::new(&batch);
             let mut found = vec![0usize; plan.blocks.len()];
             for token in 0..batch.tokens() {
@@ -201,19 +243,24 @@ mod tests {
                     prop_assert_eq!((block.span, block.head), (span, head));
                     prop_assert!(block.tokens.contains(&token));
                     found[at] += 1;
+                    let span = &spans[span];
+                    let pieces = (0..block.pieces).map(|i| block.slots(i, span));
+                    let seen = pieces.flat_map(|slots| block.seen(&batch, span, token, &slots));
+                    let visible = batch.visible(span, head, token);
+                    let want = visible.parts().into_iter().flatten();
+                    prop_assert!(seen.eq(want), "token {token} of {block:?}");
                 }
             }
             for (block, found) in plan.blocks.iter().zip(found) {
                 prop_assert_eq!(found, block.tokens.len());
                 prop_assert_eq!(block.panels, spans[block.span].tokens * group > STREAM_ROWS);
                 prop_assert!(!block.panels || found == 1 || found * group <= PANEL_ROWS);
-                let visible = spans[block.span].visible(block.head, block.tokens.end - 1);
                 let slots = (0..block.pieces).map(|i| block.slots(i, &spans[block.span]));
                 let end = slots.fold(0, |end, slots| {
-                    assert!(slots.start == end && slots.end > end);
+                    assert!(slots.start >= end && slots.end > slots.start);
                     slots.end
                 });
-                prop_assert_eq!(end, visible);
+                prop_assert_eq!(end, spans[block.span].up_to(block.head, block.tokens.end - 1));
             }
         }
     }

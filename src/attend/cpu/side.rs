@@ -2,21 +2,18 @@
 
 use std::ops::Range;
 
-use super::ops::Ops;
 use crate::{
     attend::batch::Head,
-    base::simd::Simd,
-    format::{BLOCK, Region, SlotFormat},
+    format::{BLOCK, Region},
 };
 
 /// The K side or the V side of a head table.
-pub(super) struct Side<'a, S: Simd> {
+pub(super) struct Side<'a> {
     bytes: &'a [u8],
     pages: &'a [u32],
     page_bytes: usize,
     page_slots: usize,
     region: Region,
-    pub ops: Ops<S>,
 }
 
 /// Slots that are scored together, and the runs of a [`Bundle`].
@@ -66,13 +63,12 @@ impl Bundle {
     }
 }
 
-impl<'a, S: Simd> Side<'a, S> {
-    /// The side of `head` that `region` and `format` describe, in pages that lie one after another
-    /// in `bytes`.
-    pub fn new(bytes: &'a [u8], head: &Head<'a>, region: Region, format: SlotFormat) -> Self {
+impl<'a> Side<'a> {
+    /// The side of `head` that lies in `region`, in pages that lie one after another in `bytes`.
+    pub fn new(bytes: &'a [u8], head: &Head<'a>, region: Region) -> Self {
         let (pages, layout) = (head.pages, head.layout);
         let (page_bytes, page_slots) = (layout.page_bytes, layout.slots);
-        Self { bytes, pages, page_bytes, page_slots, region, ops: Ops::new(format) }
+        Self { bytes, pages, page_bytes, page_slots, region }
     }
 
     /// Slots of each page.
@@ -80,19 +76,19 @@ impl<'a, S: Simd> Side<'a, S> {
         self.page_slots
     }
 
-    /// Payload bytes of a slot.
+    /// Payload bytes from one slot to the next.
     pub fn slot_bytes(&self) -> usize {
         self.region.payload_stride
     }
 
-    /// Payload and scale bytes of a slot.
+    /// Payload and scale bytes from one slot to the next.
     pub fn strides(&self) -> (usize, usize) {
         (self.region.payload_stride, self.region.scale_stride)
     }
 
     /// `count` slots from `at` on, all of one page.
     #[inline(always)]
-    fn run(&self, at: InTable, count: usize, ahead: Option<(&Side<'a, S>, InTable)>) -> Run {
+    fn run(&self, at: InTable, count: usize, ahead: Option<(&Side<'a>, InTable)>) -> Run {
         let start = self.pages[at.page] as usize * self.page_bytes;
         let page = &self.bytes[start..start + self.page_bytes];
         let part = |start: usize, stride: usize| {
@@ -129,24 +125,24 @@ impl<'a, S: Simd> Side<'a, S> {
 }
 
 /// Slots of a side as bundles, in order, side by side where there are whole pages enough.
-pub(super) struct Bundles<'b, 'a, S: Simd> {
-    side: &'b Side<'a, S>,
+pub(super) struct Bundles<'b, 'a> {
+    side: &'b Side<'a>,
     streams: bool,
     next: InTable,
     left: usize,
-    ahead: Option<(&'b Side<'a, S>, InTable)>,
+    ahead: Option<(&'b Side<'a>, InTable)>,
     /// Filled in place: a copy would read in vectors what was just written piece by piece.
     bundle: Bundle,
 }
 
-impl<'b, 'a, S: Simd> Bundles<'b, 'a, S> {
+impl<'b, 'a> Bundles<'b, 'a> {
     /// The runs of `slots`, side by side if `streams` asks for it. `ahead` is a side and a distance:
     /// along with slot `i` comes the address of slot `i + distance` of that side.
     pub fn new(
-        side: &'b Side<'a, S>,
+        side: &'b Side<'a>,
         slots: Range<usize>,
         streams: bool,
-        ahead: Option<(&'b Side<'a, S>, usize)>,
+        ahead: Option<(&'b Side<'a>, usize)>,
     ) -> Self {
         const NONE: *const u8 = std::ptr::null();
         let none = Run { payload: NONE, scales: NONE, ahead: NONE };
@@ -214,7 +210,7 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Slots of `side`, if any.
-    pub fn new<S: Simd>(side: Option<&Side<'_, S>>, head_dim: usize) -> Self {
+    pub fn new(side: Option<&Side<'_>>, head_dim: usize) -> Self {
         let slot_bytes = side.map_or(0, Side::slot_bytes);
         let block_bytes = slot_bytes.div_ceil(head_dim.div_ceil(BLOCK));
         Self { slot_bytes, block_bytes, lines: block_bytes.div_ceil(LINE) }

@@ -3,10 +3,13 @@
 use std::ops::Range;
 
 use super::{
+    cap,
     doubt::doubt,
     exp::exp2,
-    ops::{MAX_ROWS, Matrix, Walk},
+    queries::Queries,
     side::{QUAD, Side},
+    sides::Sides,
+    walk::{MAX_ROWS, Matrix},
 };
 use crate::base::simd::Simd;
 
@@ -22,7 +25,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 pub(super) struct State<'a> {
     pub max: &'a mut [f32],
     pub sum: &'a mut [f32],
-    /// `[rows][head_dim]`
+    /// `[rows][v_dim]`
     pub out: &'a mut [f32],
 }
 
@@ -31,8 +34,8 @@ pub(super) const NO_SCORE: f32 = f32::MIN;
 
 impl<'a> State<'a> {
     /// Values that the state of one row needs.
-    pub fn row_len(head_dim: usize) -> usize {
-        head_dim + 2
+    pub fn row_len(v_dim: usize) -> usize {
+        v_dim + 2
     }
 
     /// Cuts a buffer of `rows * row_len` values.
@@ -49,78 +52,75 @@ impl<'a> State<'a> {
         self.out.fill(0.0);
     }
 
-    fn rows(&mut self, rows: Range<usize>, head_dim: usize) -> State<'_> {
+    fn rows(&mut self, rows: Range<usize>, v_dim: usize) -> State<'_> {
         State {
             max: &mut self.max[rows.clone()],
             sum: &mut self.sum[rows.clone()],
-            out: &mut self.out[rows.start * head_dim..rows.end * head_dim],
+            out: &mut self.out[rows.start * v_dim..rows.end * v_dim],
         }
     }
 }
 
-/// Both sides of a head table.
-pub(super) struct Sides<'a, S: Simd> {
-    pub k: Side<'a, S>,
-    pub v: Side<'a, S>,
-}
-
-/// Adds `slots` of a head to the state of `rows`. `q` is `[all rows][head_dim]`, scaled so that scores
-/// are in base 2.
+/// Adds `slots` of a head to the state of `rows`, which are those of `q` at the same place.
 pub(super) fn stream<S: Simd>(
     simd: S,
     sides: &Sides<'_, S>,
     slots: Range<usize>,
-    (q, head_dim): (&[f32], usize),
+    q: Queries<'_>,
     rows: Range<usize>,
     state: &mut State<'_>,
 ) {
+    let (k, v) = (&sides.k, &sides.v);
     let mut scores = [0f32; MAX_ROWS * CHUNK];
     let tiles = rows.len().div_ceil(MAX_ROWS);
     let mut first = slots.start;
     while first < slots.end {
-        let chunk = first..chunk_end(&sides.k, first, slots.end);
+        let chunk = first..chunk_end(&k.side, first, slots.end);
         for tile in 0..tiles {
             // Tiles of almost equal size: five rows are three and two, not four and one.
             let at = |tile: usize| rows.start + tile * rows.len() / tiles;
             let rows = at(tile)..at(tile + 1);
-            let tile_q = &q[rows.start * head_dim..rows.end * head_dim];
-            let mut state = state.rows(rows, head_dim);
+            let mut state = state.rows(rows.clone(), v.dim);
             // Later tiles find the chunk in the cache.
-            let ahead = tile == 0;
-            (sides.k.ops.dot)(
-                simd,
-                Walk {
-                    side: &sides.k,
-                    slots: chunk.clone(),
-                    streams: true,
-                    ahead: ahead.then_some((&sides.k, chunk.len())),
-                },
-                head_dim,
-                tile_q,
-                Matrix { values: &mut scores, stride: CHUNK },
-            );
-            softmax(simd, &mut scores, chunk.len(), head_dim, &mut state);
-            (sides.v.ops.accumulate)(
-                simd,
-                Walk {
-                    side: &sides.v,
-                    slots: chunk.clone(),
-                    streams: true,
-                    ahead: ahead.then_some((&sides.v, chunk.len())),
-                },
-                head_dim,
-                &scores,
-                CHUNK,
-                Matrix { values: state.out, stride: head_dim },
-            );
+            let ahead = (tile == 0).then_some(chunk.len());
+            let matrix = Matrix { values: &mut scores, stride: CHUNK };
+            (k.ops.dot)(simd, k.stream(chunk.clone(), ahead), k.dim, q.of(rows.clone()), matrix);
+            if let Some(cap) = q.cap {
+                cap_rows(simd, &mut scores, rows.len(), chunk.len(), cap);
+            }
+            softmax(simd, &mut scores, chunk.len(), v.dim, &mut state);
+            let out = Matrix { values: state.out, stride: v.dim };
+            (v.ops.accumulate)(simd, v.stream(chunk.clone(), ahead), v.dim, &scores, CHUNK, out);
         }
         first = chunk.end;
     }
 }
 
+/// Holds the first `count` scores of each row to `cap`.
+pub(super) fn cap_rows<S: Simd>(
+    simd: S,
+    scores: &mut [f32; MAX_ROWS * CHUNK],
+    rows: usize,
+    count: usize,
+    cap: f32,
+) {
+    assert!(count <= CHUNK && rows <= MAX_ROWS && CHUNK.is_multiple_of(S::LANES));
+    simd.vectorize(
+        #[inline(always)]
+        || {
+            for row in scores.chunks_exact_mut(CHUNK).take(rows) {
+                for i in (0..count).step_by(S::LANES) {
+                    // SAFETY: vectors start before `count <= CHUNK`, and CHUNK is whole vectors.
+                    unsafe { cap::cap(simd, row.as_mut_ptr().add(i), cap) };
+                }
+            }
+        },
+    );
+}
+
 /// Where the chunk that starts at slot `first` ends: at the end of a page where pages are small, so
 /// that runs are whole pages, and bundles of them where they can be.
-pub(super) fn chunk_end<S: Simd>(side: &Side<'_, S>, first: usize, end: usize) -> usize {
+pub(super) fn chunk_end(side: &Side<'_>, first: usize, end: usize) -> usize {
     let (page_slots, bundle) = (side.page_slots(), QUAD * side.page_slots());
     let slots = (CHUNK_BYTES / side.slot_bytes()).clamp(CHUNK / 8, CHUNK);
     let slots = if bundle <= CHUNK { slots.max(bundle) / bundle * bundle } else { slots };
@@ -135,16 +135,16 @@ fn softmax<S: Simd>(
     simd: S,
     scores: &mut [f32; MAX_ROWS * CHUNK],
     count: usize,
-    head_dim: usize,
+    v_dim: usize,
     state: &mut State<'_>,
 ) {
-    assert!(count <= CHUNK && state.out.len() == state.max.len() * head_dim);
-    assert!(state.max.len() == state.sum.len() && head_dim.is_multiple_of(S::LANES));
+    assert!(count <= CHUNK && state.out.len() == state.max.len() * v_dim);
+    assert!(state.max.len() == state.sum.len() && v_dim.is_multiple_of(S::LANES));
     let padded = count.next_multiple_of(S::LANES);
     simd.vectorize(
         #[inline(always)]
         || {
-            let rows = scores.chunks_exact_mut(CHUNK).zip(state.out.chunks_exact_mut(head_dim));
+            let rows = scores.chunks_exact_mut(CHUNK).zip(state.out.chunks_exact_mut(v_dim));
             for (r, (scores, out)) in rows.enumerate() {
                 let scores = &mut scores[..padded];
                 // Padding that is neither the largest nor the smallest, and then has no weight.
@@ -173,7 +173,7 @@ fn softmax<S: Simd>(
                     state.sum[r] = state.sum[r] * shrink + simd.reduce_add(sum);
                     if shrink != 1.0 {
                         let shrink = simd.splat(shrink);
-                        for c in (0..head_dim).step_by(S::LANES) {
+                        for c in (0..v_dim).step_by(S::LANES) {
                             let p = out.as_mut_ptr().add(c);
                             simd.store(p, simd.mul(simd.load(p), shrink));
                         }

@@ -10,10 +10,13 @@ use std::{
 use super::{
     doubt::doubt,
     exp::exp2,
-    in_parallel, item,
-    ops::{MAX_ROWS, Matrix, Walk},
+    item,
+    parallel::in_parallel,
     plan::{self, Plan},
-    stream::{CHUNK, Sides, chunk_end},
+    queries::Queries,
+    sides::Sides,
+    stream::{CHUNK, cap_rows, chunk_end},
+    walk::{MAX_ROWS, Matrix},
 };
 use crate::{
     attend::{
@@ -53,7 +56,7 @@ pub(super) fn score<S: Simd>(
 ) {
     scores.reset(batch);
     let found: Vec<AtomicBool> = unsure.iter().map(|_| AtomicBool::new(false)).collect();
-    let (kv_heads, reduce, skip) = (batch.shape.kv_heads(), scores.reduce(), scores.skip_newest());
+    let (kv_heads, reduce, skip) = (batch.layer.kv_heads(), scores.reduce(), scores.skip_newest());
     let windows: Vec<_> = batch.spans.iter().map(|span| scores.tokens(span)).collect();
     let mut jobs = Vec::new();
     for (index, head) in scores.heads_mut().into_iter().enumerate() {
@@ -98,41 +101,52 @@ impl Job<'_> {
         (reduce, skip): (Reduce, usize),
         q: &mut Vec<f32>,
     ) {
-        let (group, dim) = (batch.shape.group(), batch.shape.head_dim());
+        let (group, k) = (batch.layer.group(), &sides.k);
         let span = &batch.spans[self.span];
         item::gather(batch, first_token + window.start..first_token + window.end, self.head, q);
+        let q = Queries::new(batch.layer, q);
         let rows = group * window.len();
         // Only these count; the log-sum-exp is over all that the query sees.
-        let visible =
-            |row: usize| span.visible(self.head, window.start + row / group).saturating_sub(skip);
+        let counted =
+            |row: usize| batch.visible(span, self.head, window.start + row / group).skipping(skip);
         let lse_of = |row: usize| {
             let token = first_token + window.start + row / group;
-            LOG2_E * lse[token * batch.shape.query_heads() + self.head * group + row % group]
+            LOG2_E * lse[token * batch.layer.query_heads() + self.head * group + row % group]
         };
         let mut logits = [0f32; MAX_ROWS * CHUNK];
         let mut first = self.slots.start;
         while first < self.slots.end {
-            let chunk = first..chunk_end(&sides.k, first, self.slots.end);
+            let chunk = first..chunk_end(&k.side, first, self.slots.end);
+            let within = |part: Range<usize>| {
+                part.start.clamp(chunk.start, chunk.end)..part.end.clamp(chunk.start, chunk.end)
+            };
             for tile in (0..rows).step_by(MAX_ROWS) {
                 let tile = tile..(tile + MAX_ROWS).min(rows);
-                // Rows are in the order of their tokens: the last one sees the most.
-                let seen = chunk.start..visible(tile.end - 1).clamp(chunk.start, chunk.end);
-                if seen.is_empty() {
+                // Rows are in the order of their tokens: the first one sees furthest back, the last one
+                // most of the newest slots.
+                let ends = [tile.start, tile.end - 1].map(counted);
+                let parts = ends.into_iter().flatten().map(within).filter(|part| !part.is_empty());
+                let Some(hull) = parts.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)) else {
                     continue;
-                }
-                let walk = Walk { side: &sides.k, slots: seen, streams: false, ahead: None };
-                let tile_q = &q[tile.start * dim..tile.end * dim];
+                };
                 let matrix = Matrix { values: &mut logits, stride: CHUNK };
-                (sides.k.ops.dot)(simd, walk, dim, tile_q, matrix);
+                let walk = k.walk(hull.clone(), None);
+                (k.ops.dot)(simd, walk, k.dim, q.of(tile.clone()), matrix);
+                if let Some(cap) = q.cap {
+                    cap_rows(simd, &mut logits, tile.len(), hull.len(), cap);
+                }
                 for (row, logits) in tile.zip(logits.chunks_exact(CHUNK)) {
-                    let seen = visible(row).clamp(chunk.start, chunk.end) - chunk.start;
                     let line = match reduce {
                         Reduce::PerQueryHead => row % group,
                         Reduce::Group => 0,
                     };
-                    let offset = chunk.start - self.slots.start;
-                    let sums = &mut self.scores[line][offset..offset + seen];
-                    add_squares(simd, logits, lse_of(row), sums);
+                    for part in counted(row).map(within).into_iter().filter(|part| !part.is_empty())
+                    {
+                        let sums = part.start - self.slots.start..part.end - self.slots.start;
+                        let part = part.start - hull.start..part.end - hull.start;
+                        let sums = &mut self.scores[line][sums];
+                        add_squares(simd, logits, lse_of(row), part, sums);
+                    }
                 }
             }
             first = chunk.end;
@@ -143,17 +157,17 @@ impl Job<'_> {
     }
 }
 
-/// `sums[i] += (2^(logits[i] − lse))²`, or NaN where the logit is in doubt; `logits` is a whole row of a
-/// chunk.
-fn add_squares<S: Simd>(simd: S, logits: &[f32], lse: f32, sums: &mut [f32]) {
-    assert!(logits.len() == CHUNK && sums.len() <= CHUNK && CHUNK.is_multiple_of(S::LANES));
+/// `sums[i] += (2^(logits[i] − lse))²` for the logits of `part`, or NaN where the logit is in doubt; `logits`
+/// is a whole row of a chunk.
+fn add_squares<S: Simd>(simd: S, logits: &[f32], lse: f32, part: Range<usize>, sums: &mut [f32]) {
+    assert!(logits.len() == CHUNK && part.end <= CHUNK && CHUNK.is_multiple_of(S::LANES));
     simd.vectorize(
         #[inline(always)]
         || {
             let base = simd.splat(lse);
             let mut squares = [0f32; CHUNK];
-            for i in (0..sums.len()).step_by(S::LANES) {
-                // SAFETY: vectors start before `sums.len() <= CHUNK`, and CHUNK is whole vectors.
+            for i in (part.start / S::LANES * S::LANES..part.end).step_by(S::LANES) {
+                // SAFETY: whole vectors that start before `part.end <= CHUNK`, which is whole vectors.
                 unsafe {
                     let logit = simd.load(logits.as_ptr().add(i));
                     // Rounding may leave the logarithm of a probability above 0, by a hundredth.
@@ -163,7 +177,7 @@ fn add_squares<S: Simd>(simd: S, logits: &[f32], lse: f32, sums: &mut [f32]) {
                     simd.store(squares.as_mut_ptr().add(i), square);
                 }
             }
-            for (sum, square) in sums.iter_mut().zip(squares) {
+            for (sum, square) in sums.iter_mut().zip(&squares[part]) {
                 *sum += square;
             }
         },

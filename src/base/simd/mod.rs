@@ -32,7 +32,7 @@ pub use portable::Portable;
 pub trait Simd: Copy + Send + Sync + 'static {
     /// A vector of [`LANES`](Self::LANES) f32 values.
     type V: Copy;
-    /// f32 lanes of a vector; divides [`CacheShape::HEAD_DIM_ALIGN`](super::CacheShape).
+    /// f32 lanes of a vector; divides [`Channels::ALIGN`](super::Channels::ALIGN).
     const LANES: usize;
 
     /// Runs `f` compiled for this instruction set.
@@ -79,6 +79,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn sub(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b`
     fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, fused where the set has it.
     fn mul_add(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     /// The larger of each lane. NaN where `b` is; where only `a` is, NaN or `b`.

@@ -128,6 +128,12 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        // SAFETY: see above.
+        zip(a, b, |a, b| unsafe { vdivq_f32(a, b) })
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: V, b: V, c: V) -> V {
         // SAFETY: see above.
         unsafe { [vfmaq_f32(c[0], a[0], b[0]), vfmaq_f32(c[1], a[1], b[1])] }

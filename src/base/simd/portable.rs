@@ -78,6 +78,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn div(self, a: V, b: V) -> V {
+        zip(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
     fn mul_add(self, a: V, b: V, c: V) -> V {
         // Not `f32::mul_add`: without the instruction that is a call for every lane.
         self.add(self.mul(a, b), c)

@@ -24,7 +24,7 @@ fn a_batch_frees_exactly_what_each_plan_said() {
                 };
                 for sequence in &mut batch {
                     let held = cache.stats().held;
-                    let extents = sequence.extents();
+                    let (_, extents) = sequence.extents();
                     let asked =
                         compression.budget.pages_to_free(&extents, sequence.tokens(), &policy);
                     let done = cache.compress(sequence, &compression).unwrap();
@@ -47,7 +47,7 @@ fn a_batch_frees_exactly_what_each_plan_said() {
 fn one_page_for_each_head_is_enough() {
     let mut model = Model::new(3);
     let heads = model.shape.heads();
-    let config = CacheConfig { block_tokens: 4, ..CacheConfig::new(model.shape, 0) };
+    let config = CacheConfig { block_tokens: 4, ..CacheConfig::new(model.shape.clone(), 0) };
     let of = |capacity| KvCache::new(&CacheConfig { capacity, ..config.clone() });
     let page_bytes = config.page_bytes().unwrap();
     let bytes = heads * page_bytes;
@@ -144,7 +144,7 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
     let config = |tokens, capacity| CacheConfig {
         block_tokens: tokens,
         capacity,
-        ..CacheConfig::new(model.shape, 1)
+        ..CacheConfig::new(model.shape.clone(), 1)
     };
     assert!(matches!(
         KvCache::new(&config(16, Capacity::Bytes(1000))),

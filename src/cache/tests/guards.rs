@@ -144,14 +144,15 @@ fn a_forgotten_step_leaves_no_trace() {
     for (case, verb) in verbs.into_iter().enumerate() {
         let mut model = Model::new(5);
         let mut cache = cache(&model, mixed(), 300);
-        let shape = model.shape;
+        let shape = model.shape.clone();
         let (mut sequence, mut history) =
             prefilled(&mut model, &mut cache, &[21], ScorerKind::KvCompress);
         let fork = cache.fork(&sequence).unwrap();
         let (held, scores) = (held(&cache, &fork), all_scores(&fork));
         let mut step = cache.step([(&mut sequence, 7)]).unwrap();
-        let q = model.values(7 * shape.query_heads() * shape.head_dim());
-        let (k, v) = (model.values(7 * shape.row()), model.values(7 * shape.row()));
+        let q = model.values(7 * shape.layer(0).q_row());
+        let (k, v) =
+            (model.values(7 * shape.layer(0).k_row()), model.values(7 * shape.layer(0).k_row()));
         step.attend(0, &q, &k, &v, &mut vec![0.0; q.len()]).unwrap();
         forget(step);
         assert_eq!(sequence.tokens(), 28, "the next verb takes them back");
@@ -194,9 +195,9 @@ fn a_commit_says_how_many_layers_are_missing() {
     };
     let error = cache.step([(&mut sequence, 1)]).unwrap().commit().unwrap_err();
     assert_eq!(message(0, error), "0 of 2 layers were given to a step that was to be committed");
-    let shape = model.shape;
-    let q = model.values(shape.query_heads() * shape.head_dim());
-    let kv = model.values(shape.row());
+    let shape = model.shape.clone();
+    let q = model.values(shape.layer(0).q_row());
+    let kv = model.values(shape.layer(0).k_row());
     let mut out = vec![0.0; q.len()];
     let mut step = cache.step([(&mut sequence, 1)]).unwrap();
     let early = step.attend(1, &q, &kv, &kv, &mut out).unwrap_err();

@@ -10,18 +10,22 @@ use crate::{
 type Inputs = (Vec<f32>, Vec<f32>, Vec<f32>);
 
 fn inputs(model: &mut Model, tokens: usize) -> Vec<Inputs> {
-    let shape = model.shape;
+    let shape = model.shape.clone();
     (0..shape.layers())
         .map(|_| {
-            let q = model.values(tokens * shape.query_heads() * shape.head_dim());
-            (q, model.values(tokens * shape.row()), model.values(tokens * shape.row()))
+            let q = model.values(tokens * shape.layer(0).q_row());
+            (
+                q,
+                model.values(tokens * shape.layer(0).k_row()),
+                model.values(tokens * shape.layer(0).k_row()),
+            )
         })
         .collect()
 }
 
 /// All that a sequence holds, decoded.
 fn contents(cache: &KvCache, sequence: &KvSequence) -> Vec<(Vec<f32>, Vec<f32>)> {
-    let head_dim = cache.shape().head_dim();
+    let head_dim = cache.shape().layer(0).k_dim();
     let heads = sequence.tables().heads().enumerate();
     heads
         .map(|(head, table)| {
@@ -69,8 +73,10 @@ fn a_value_that_its_format_cannot_hold_is_refused_by_name() {
                 let good = inputs(&mut model, 2 + 3);
                 let mut bad = good[1].clone();
                 let (layer, kv_head, token, channel) = (1, 1, 1, 30);
-                let shape = model.shape;
-                let row = (2 + token) * shape.row() + kv_head * shape.head_dim() + channel;
+                let shape = model.shape.clone();
+                let row = (2 + token) * shape.layer(0).k_row()
+                    + kv_head * shape.layer(0).k_dim()
+                    + channel;
                 match side {
                     Side::Key => bad.1[row] = value,
                     Side::Value => bad.2[row] = value,
@@ -103,7 +109,7 @@ fn a_value_that_its_format_cannot_hold_is_refused_by_name() {
                 assert!(out.iter().all(|x| x.is_finite()));
                 assert_eq!((a.tokens(), b.tokens(), cache.saturated()), (7, 12, 0));
                 let held = contents(&cache, &b);
-                let at = 9 * shape.head_dim();
+                let at = 9 * shape.layer(0).k_dim();
                 assert!(held[3].0[at..].iter().chain(&held[3].1[at..]).all(|x| x.abs() <= 1.01));
                 cache.audit([&a, &b]).unwrap();
             }
@@ -116,8 +122,9 @@ fn refusals_say_where_and_which_formats_would_do() {
     let model = Model::new(3);
     let mut cache = cache(&model, FormatMap::uniform(PageFormat::default()), 20);
     let mut sequence = cache.sequence();
-    let shape = model.shape;
-    let (q, mut k) = (vec![0.5; shape.query_heads() * 32], vec![0.5; shape.row()]);
+    let shape = model.shape.clone();
+    let (q, mut k) =
+        (vec![0.5; shape.layer(0).query_heads() * 32], vec![0.5; shape.layer(0).k_row()]);
     k[32 + 4] = 1e5;
     let mut step = cache.step([(&mut sequence, 1)]).unwrap();
     let error = step.attend(0, &q, &k, &k, &mut q.clone()).unwrap_err();

@@ -151,7 +151,7 @@ fn scores_that_do_not_fit_free_nothing() {
 fn a_layer_that_is_attempted_twice_counts_once() {
     let run = |fails: bool, tokens: usize| {
         let mut model = Model::new(9);
-        let shape = model.shape;
+        let shape = model.shape.clone();
         let mut cache = cache(&model, mixed(), 300);
         let failing = Arc::new(Sum::of(Some(64), true));
         let mut members = [Arc::new(Sum::of(Some(64), true)), Arc::clone(&failing)].map(|scorer| {
@@ -165,8 +165,11 @@ fn a_layer_that_is_attempted_twice_counts_once() {
         let rows = 2 * tokens;
         let mut step = cache.step(members.iter_mut().map(|s| (s, tokens))).unwrap();
         for layer in 0..shape.layers() {
-            let q = model.values(rows * shape.query_heads() * shape.head_dim());
-            let (k, v) = (model.values(rows * shape.row()), model.values(rows * shape.row()));
+            let q = model.values(rows * shape.layer(0).q_row());
+            let (k, v) = (
+                model.values(rows * shape.layer(0).k_row()),
+                model.values(rows * shape.layer(0).k_row()),
+            );
             let mut out = vec![0.0; q.len()];
             if fails && layer == 0 {
                 let error = step.attend(layer, &q, &k, &v, &mut out).unwrap_err();
@@ -186,7 +189,7 @@ fn a_layer_that_is_attempted_twice_counts_once() {
 fn chunks_do_not_change_the_scores() {
     let run = |chunks: &[usize]| {
         let mut model = Model::new(3);
-        let shape = model.shape;
+        let shape = model.shape.clone();
         let tokens: usize = chunks.iter().sum();
         let mut cache = cache(&model, FormatMap::uniform(PageFormat::both(SlotFormat::F32)), 400);
         let mut sequence = cache.sequence();
@@ -194,18 +197,22 @@ fn chunks_do_not_change_the_scores() {
         // The same rows whatever the chunks.
         let rows: Vec<_> = (0..shape.layers())
             .map(|_| {
-                let q = model.values(tokens * shape.query_heads() * shape.head_dim());
-                (q, model.values(tokens * shape.row()), model.values(tokens * shape.row()))
+                let q = model.values(tokens * shape.layer(0).q_row());
+                (
+                    q,
+                    model.values(tokens * shape.layer(0).k_row()),
+                    model.values(tokens * shape.layer(0).k_row()),
+                )
             })
             .collect();
         let mut first = 0;
         for &chunk in chunks {
             let mut step = cache.step([(&mut sequence, chunk)]).unwrap();
             for (layer, (q, k, v)) in rows.iter().enumerate() {
-                let width = shape.query_heads() * shape.head_dim();
+                let width = shape.layer(0).q_row();
                 let mut out = vec![0.0; chunk * width];
                 let q = &q[first * width..(first + chunk) * width];
-                let at = first * shape.row()..(first + chunk) * shape.row();
+                let at = first * shape.layer(0).k_row()..(first + chunk) * shape.layer(0).k_row();
                 step.attend(layer, q, &k[at.clone()], &v[at], &mut out).unwrap();
             }
             step.commit().unwrap();
@@ -228,10 +235,11 @@ fn a_step_that_is_dropped_leaves_no_trace() {
         prefilled(&mut model, &mut cache, &[10], ScorerKind::KvCompress);
     let (pages, free) = (sequence.tables().pages(), cache.stats().free);
     let scores = all_scores(&sequence);
-    let shape = model.shape;
+    let shape = model.shape.clone();
     let mut step = cache.step([(&mut sequence, 9)]).unwrap();
-    let q = model.values(9 * shape.query_heads() * shape.head_dim());
-    let (k, v) = (model.values(9 * shape.row()), model.values(9 * shape.row()));
+    let q = model.values(9 * shape.layer(0).q_row());
+    let (k, v) =
+        (model.values(9 * shape.layer(0).k_row()), model.values(9 * shape.layer(0).k_row()));
     let mut out = vec![0.0; q.len()];
     step.attend(0, &q, &k, &v, &mut out).unwrap();
     assert_eq!(

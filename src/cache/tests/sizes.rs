@@ -28,7 +28,8 @@ proptest! {
         let shape = CacheShape::new(2, 2, 4, 16).unwrap();
         let capacity = [Capacity::Pages(amount), Capacity::Bytes(amount), Capacity::Tokens(amount)];
         let config = CacheConfig {
-            shape,
+            rollback: 0,
+            shape: shape.clone(),
             block_tokens,
             formats: FormatMap::uniform(PageFormat::both(format)),
             capacity: capacity[kind],

@@ -64,11 +64,11 @@ impl Scorer for Sum {
 fn step(model: &mut Model, cache: &mut KvCache, sequences: &mut [KvSequence], tokens: usize) {
     let rows = sequences.len() * tokens;
     let values = |model: &mut Model, width: usize| model.values(rows * width);
-    let shape = model.shape;
+    let shape = model.shape.clone();
     let inputs: Vec<_> = (0..shape.layers())
         .map(|_| {
-            let q = values(model, shape.query_heads() * shape.head_dim());
-            (q, values(model, shape.row()), values(model, shape.row()))
+            let q = values(model, shape.layer(0).q_row());
+            (q, values(model, shape.layer(0).k_row()), values(model, shape.layer(0).k_row()))
         })
         .collect();
     let mut step = cache.step(sequences.iter_mut().map(|sequence| (sequence, tokens))).unwrap();
@@ -153,13 +153,16 @@ fn a_layer_cut_short_by_a_panic_counts_once() {
     let run = |panics: bool| {
         let mut model = Model::new(1);
         let mut cache = cache(&model, mixed(), 300);
-        let shape = model.shape;
+        let shape = model.shape.clone();
         let second = Arc::new(Panics(AtomicBool::new(false), Queries::of(8)));
         let mut sequences = observing(&cache, [Queries::of(8), second.clone()]);
         step(&mut model, &mut cache, &mut sequences, 6);
         let rows = 2 * 3;
-        let q = model.values(rows * shape.query_heads() * shape.head_dim());
-        let (k, v) = (model.values(rows * shape.row()), model.values(rows * shape.row()));
+        let q = model.values(rows * shape.layer(0).q_row());
+        let (k, v) = (
+            model.values(rows * shape.layer(0).k_row()),
+            model.values(rows * shape.layer(0).k_row()),
+        );
         let mut out = vec![0.0; q.len()];
         let mut step = cache.step(sequences.iter_mut().map(|s| (s, 3))).unwrap();
         if panics {

@@ -135,7 +135,9 @@ fn quality_chart(rates: &Rates) -> LineChart {
 }
 
 fn heat_maps(rates: &Rates) -> HeatMaps {
-    let columns = |row: &super::rates::Rate| row.memory.shape.kv_heads();
+    let columns = |row: &super::rates::Rate| {
+        row.memory.shape.iter().map(crate::base::LayerShape::kv_heads).max().unwrap_or(1)
+    };
     let maps = rates.rows.iter().filter(|row| row.ratio > 1.0).map(|row| HeatMap {
         title: format!("{}x", row.ratio),
         columns: columns(row),

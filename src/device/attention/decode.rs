@@ -169,7 +169,7 @@ impl Decoder {
             items: buffer(most_items * size_of::<WorkItem>())?,
             lists: buffer((blocks as usize + 1) * size_of::<u32>())?,
             merges: buffer(most_heads.next_power_of_two() * size_of::<MergeItem>())?,
-            partial_out: buffer(rows * specialisation.layout.head_dim * size_of::<f32>())?,
+            partial_out: buffer(rows * specialisation.layout.channels.v * size_of::<f32>())?,
             partial_lse: buffer(rows * size_of::<f32>())?,
             specialisation,
             merge_blocks: 0,

@@ -14,6 +14,7 @@ use crate::{
         AttendError, Attention, Batch, Output, Reduce, SlotScores,
         settle::{self, Doubts},
     },
+    base::LayerShape,
     cuda::{Growing, Staging, driver::Stream},
     device::{error::DeviceError, kernels::Specialisation, loader::Kernels, store::CudaStore},
     format::{PageLayout, SlotFormat},
@@ -97,6 +98,7 @@ impl Attention<CudaStore> for CudaAttention {
         mut output: Output<'_>,
     ) -> Result<(), AttendError> {
         batch.check(store, &output)?;
+        check_layer(batch.layer)?;
         if !store.context().same(self.kernels.context()) {
             return Err(device(DeviceError::OtherContext));
         }
@@ -106,7 +108,7 @@ impl Attention<CudaStore> for CudaAttention {
         }
         let parts = Parts::new(batch, scores.as_deref())?;
         let mut sums =
-            vec![0f32; if scores.is_some() { parts.slots * batch.shape.group() } else { 0 }];
+            vec![0f32; if scores.is_some() { parts.slots * batch.layer.group() } else { 0 }];
         // Locked for the launches alone: settling rows takes rayon's threads, which may wait for each
         // other with another call of this on their stack.
         self.state
@@ -114,7 +116,7 @@ impl Attention<CudaStore> for CudaAttention {
             .run(&self.kernels, store, batch, &parts, &mut output, &mut sums)
             .map_err(device)?;
         for rows in parts.blind {
-            let dim = batch.shape.head_dim();
+            let dim = batch.layer.v_dim();
             output.out[rows.start * dim..rows.end * dim].fill(0.0);
             output.lse[rows].fill(f32::NEG_INFINITY);
         }
@@ -124,7 +126,7 @@ impl Attention<CudaStore> for CudaAttention {
         doubts.settle(store, batch, output.out, output.lse)?;
         if let Some(scores) = scores {
             for slots in parts.unscored {
-                let group = batch.shape.group();
+                let group = batch.layer.group();
                 sums[slots.start * group..slots.end * group].fill(0.0);
             }
             reduce(scores, &sums, batch);
@@ -135,15 +137,30 @@ impl Attention<CudaStore> for CudaAttention {
     }
 }
 
+/// Refuses layers that the kernels do not know.
+fn check_layer(layer: &LayerShape) -> Result<(), AttendError> {
+    let what = if layer.channels().alike().is_none() {
+        "keys and values of different channels"
+    } else if layer.window().is_some() {
+        "windows"
+    } else if layer.softcap().is_some() {
+        "logit soft caps"
+    } else if layer.sink_logits().is_some() {
+        "sink logits"
+    } else {
+        return Ok(());
+    };
+    Err(AttendError::Unsupported(what))
+}
+
 /// Queries, as the kernels scale them, of which half precision holds fewer than 16 bits.
 const FAINT: f32 = 1.0 / 256.0;
 
 /// Leaves rows in doubt whose queries are too small for the half precision that f16 and i8 keys are
 /// multiplied in: nothing overflows there, so nothing else shows it.
 fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
-    let (dim, heads, group) =
-        (batch.shape.head_dim(), batch.shape.query_heads(), batch.shape.group());
-    let scale = LOG2_E / (dim as f32).sqrt();
+    let (dim, heads, group) = (batch.layer.k_dim(), batch.layer.query_heads(), batch.layer.group());
+    let scale = LOG2_E * batch.layer.scale();
     let spans = batch.spans.iter().flat_map(|span| (0..span.tokens).map(move |_| span));
     for ((span, q), lse) in
         spans.zip(batch.q.chunks_exact(heads * dim)).zip(lse.chunks_exact_mut(heads))
@@ -163,8 +180,7 @@ fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
 
 impl Parts {
     fn new(batch: &Batch<'_>, scores: Option<&SlotScores>) -> Result<Self, AttendError> {
-        let shape = batch.shape;
-        let (group, query_heads) = (shape.group(), shape.query_heads());
+        let (group, query_heads) = (batch.layer.group(), batch.layer.query_heads());
         let tokens = batch.tokens();
         let too_large = || AttendError::TooLarge { tokens };
         let index = |value: usize| u32::try_from(value).map_err(|_| too_large());
@@ -250,7 +266,7 @@ impl State {
         sums: &mut [f32],
     ) -> Result<(), DeviceError> {
         let (context, stream) = (kernels.context(), &**store.stream());
-        let query_heads = batch.shape.query_heads() as u32;
+        let query_heads = batch.layer.query_heads() as u32;
         let Self { staging, queries, out, lse, page_ids, .. } = self;
         let tensors = Tensors {
             pages: store.address(),
@@ -259,7 +275,7 @@ impl State {
             out: out.reserve(context, size_of_val::<[f32]>(output.out))?.address(),
             lse: lse.reserve(context, size_of_val::<[f32]>(output.lse))?.address(),
             logits: 0,
-            scale: 1.0 / (batch.shape.head_dim() as f32).sqrt(),
+            scale: batch.layer.scale(),
         };
         let sums_at = self.sums.reserve(context, size_of_val::<[f32]>(sums))?.address();
         for uniform in &parts.uniform {
@@ -321,7 +337,7 @@ impl Launchers {
 
 /// Brings sums of `[slots][group]` per head into the form that was asked for.
 fn reduce(scores: &mut SlotScores, sums: &[f32], batch: &Batch<'_>) {
-    let (reduce, group) = (scores.reduce(), batch.shape.group());
+    let (reduce, group) = (scores.reduce(), batch.layer.group());
     let tables = batch.spans.iter().flat_map(|span| span.heads);
     let mut at = 0;
     for (values, head) in scores.heads_mut().into_iter().zip(tables) {

@@ -76,7 +76,8 @@ impl<'m> Scheduler<'m> {
     ) -> Result<Self, EngineError> {
         let (cache_shape, model_shape) = (cache.shape(), model.shape());
         if cache_shape != model_shape {
-            return Err(EngineError::ShapeMismatch { cache: cache_shape, model: model_shape });
+            let (cache, model) = (cache_shape.clone(), model_shape.clone());
+            return Err(EngineError::ShapeMismatch { cache, model });
         }
         options.check()?;
         Ok(Self {

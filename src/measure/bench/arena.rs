@@ -84,8 +84,9 @@ fn encoded(layout: &PageLayout, count: usize) -> Result<HostStore, VerifyError> 
     let pages: Vec<u32> = (0..count as u32).collect();
     let table = TablePages { pages: &pages, layout };
     let slots = count * layout.slots;
-    let rows = Noise::new(2).values(slots * layout.head_dim);
-    let (k, v) = (Rows::dense(&rows, layout.head_dim), Rows::dense(&rows, layout.head_dim));
+    let dim = layout.channels.k;
+    let rows = Noise::new(2).values(slots * dim);
+    let (k, v) = (Rows::dense(&rows, dim), Rows::dense(&rows, dim));
     store.append(table, 0, k, v)?;
     Ok(store)
 }

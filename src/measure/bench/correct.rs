@@ -7,7 +7,7 @@ use super::{
     report::{BenchEvent, Check},
 };
 use crate::{
-    base::CacheShape,
+    base::{CacheShape, LayerShape},
     cuda::driver::Stream,
     device::{Kernels, kernels::KernelFile},
     format::{PageFormat, SlotFormat},
@@ -27,7 +27,7 @@ pub const PARTS: usize = 3;
 pub fn checks(
     kernels: &Arc<Kernels>,
     plan: &BenchPlan,
-    shape: CacheShape,
+    shape: &CacheShape,
     progress: &dyn Fn(BenchEvent),
 ) -> Result<Vec<Check>, VerifyError> {
     prepare(kernels, &attention_cases(plan))?;
@@ -46,9 +46,9 @@ pub fn checks(
     progress(BenchEvent::Done);
     for (seed, (formats, group, head_dim)) in attention_cases(plan).iter().enumerate() {
         let (group, head_dim) = (*group, *head_dim);
-        let heads = shape.kv_heads().min(4);
-        let shape = CacheShape::new(1, heads, heads * group, head_dim)?;
-        let case = AttentionCase { shape, formats, longest: LONGEST, seed: seed as u64 };
+        let heads = shape.layer(0).kv_heads().min(4);
+        let layer = LayerShape::new(heads, heads * group, head_dim)?;
+        let case = AttentionCase { layer: &layer, formats, longest: LONGEST, seed: seed as u64 };
         let errors = attention_errors(kernels, &case)?;
         let names: Vec<String> = formats.iter().map(PageFormat::to_string).collect();
         let allowed = tolerance(formats);

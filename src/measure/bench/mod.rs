@@ -53,7 +53,7 @@ pub fn bench(
         movers: Vec::new(),
     };
     if plan.scope != BenchScope::Decode {
-        report.checks = correct::checks(kernels, plan, shape, progress)?;
+        report.checks = correct::checks(kernels, plan, &shape, progress)?;
     }
     if plan.scope == BenchScope::Checks || !report.right() {
         return Ok(report);

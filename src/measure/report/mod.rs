@@ -111,7 +111,7 @@ pub enum ReportEvent {
 }
 
 /// A report that cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ReportError {
     /// The compiler is missing, or refused a kernel.
     #[error(transparent)]

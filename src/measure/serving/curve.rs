@@ -328,10 +328,10 @@ fn random_pages(layout: &PageLayout) -> Result<Vec<u8>, ServingError> {
     let pages: Vec<u32> = (0..BLOCK_PAGES as u32).collect();
     let slots = BLOCK_PAGES * layout.slots;
     let [k, v] = [(); 2].map(|()| -> Vec<f32> {
-        (0..slots * layout.head_dim).map(|_| 2.0 * random.uniform() as f32 - 1.0).collect()
+        (0..slots * layout.channels.k).map(|_| 2.0 * random.uniform() as f32 - 1.0).collect()
     });
     let table = TablePages { pages: &pages, layout };
-    let rows = |values| Rows::dense(values, layout.head_dim);
+    let rows = |values| Rows::dense(values, layout.channels.k);
     store.append(table, 0, rows(&k), rows(&v))?;
     Ok(store.bytes().to_vec())
 }

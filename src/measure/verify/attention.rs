@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{VerifyError, largest_error, noise::Noise, row_error};
 use crate::{
     attend::{Attention, Batch, Head, Output, Reduce, Reference, SlotScores, Span},
-    base::CacheShape,
+    base::LayerShape,
     cuda::driver::Stream,
     device::{CudaStore, Kernels, attention::CudaAttention, kernels::Specialisation},
     format::{LayoutError, PageFormat, PageLayout},
@@ -19,8 +19,8 @@ const PAGE_BYTES: usize = 8192;
 /// What is attended to.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionCase<'a> {
-    /// Heads of the one layer.
-    pub shape: CacheShape,
+    /// The layer.
+    pub layer: &'a LayerShape,
     /// Page formats; each head takes one of them.
     pub formats: &'a [PageFormat],
     /// Slots of the longest heads.
@@ -72,9 +72,9 @@ pub fn attention_errors(
     kernels: &Arc<Kernels>,
     case: &AttentionCase<'_>,
 ) -> Result<AttentionErrors, VerifyError> {
-    let AttentionCase { shape, formats, longest, seed } = *case;
+    let AttentionCase { layer, formats, longest, seed } = *case;
     let mut noise = Noise::new(seed);
-    let dim = shape.head_dim();
+    let dim = layer.k_dim();
     let layout = |&format: &PageFormat| PageLayout::new(format, dim, PAGE_BYTES);
     let layouts: Vec<PageLayout> = formats.iter().map(layout).collect::<Result<_, _>>()?;
     // Query tokens, and slots and layout of each head.
@@ -83,7 +83,7 @@ pub fn attention_errors(
         .into_iter()
         .map(|tokens| {
             let head = |_| (lengths[noise.below(lengths.len())], noise.below(layouts.len()));
-            (tokens, (0..shape.kv_heads()).map(head).collect())
+            (tokens, (0..layer.kv_heads()).map(head).collect())
         })
         .collect();
     let needed: usize = spans
@@ -112,16 +112,16 @@ pub fn attention_errors(
     let flat: Vec<Head<'_>> = (spans.iter().flat_map(|(_, heads)| heads).zip(&tables))
         .map(|(&(slots, layout), pages)| Head { pages, slots, layout: &layouts[layout] })
         .collect();
-    let heads = flat.chunks_exact(shape.kv_heads());
+    let heads = flat.chunks_exact(layer.kv_heads());
     let spans: Vec<Span<'_>> = spans
         .iter()
         .zip(heads)
         .map(|((tokens, _), heads)| Span { tokens: *tokens, heads })
         .collect();
     let tokens: usize = spans.iter().map(|span| span.tokens).sum();
-    let q = noise.values(tokens * shape.query_heads() * dim).iter().map(|x| 3.0 * x).collect();
+    let q = noise.values(tokens * layer.query_heads() * dim).iter().map(|x| 3.0 * x).collect();
     let q: Vec<f32> = q;
-    let batch = Batch { shape, spans: &spans, q: &q };
+    let batch = Batch { layer, spans: &spans, q: &q };
     let attention = CudaAttention::new(Arc::clone(kernels))?;
     let mut worst = AttentionErrors::default();
     for (reduce, skip) in [(Reduce::Group, 0), (Reduce::PerQueryHead, 0), (Reduce::PerQueryHead, 3)]
@@ -148,8 +148,9 @@ fn attend<S: PageStore>(
     mut scores: SlotScores,
 ) -> Result<Results, VerifyError> {
     // What is not written must show.
-    let mut out = vec![f32::NAN; batch.q.len()];
-    let mut lse = vec![f32::NAN; batch.q.len() / batch.shape.head_dim()];
+    let tokens = batch.tokens();
+    let mut out = vec![f32::NAN; tokens * batch.layer.out_row()];
+    let mut lse = vec![f32::NAN; tokens * batch.layer.query_heads()];
     let output = Output { out: &mut out, lse: &mut lse, scores: Some(&mut scores) };
     attention.attend(store, batch, output)?;
     Ok(Results { out, lse, scores })
@@ -164,7 +165,7 @@ impl Results {
             row_error(self.scores.head(s, h), expected, expected.len())
         });
         AttentionErrors {
-            out: row_error(&self.out, &expected.out, batch.shape.head_dim()),
+            out: row_error(&self.out, &expected.out, batch.layer.v_dim()),
             lse: largest_error(&self.lse, &expected.lse),
             scores: scores.fold(0.0, f32::max),
         }

@@ -83,7 +83,7 @@ fn rows(
     first: usize,
     count: usize,
 ) -> Result<Vec<f32>, StoreError> {
-    let values = count * table.layout.head_dim;
+    let values = count * table.layout.channels.k;
     let mut rows = vec![0f32; 3 * values];
     let (both, keys) = rows.split_at_mut(2 * values);
     let (k, v) = both.split_at_mut(values);

@@ -7,3 +7,4 @@ mod guards;
 mod model;
 mod sparing;
 mod steps;
+mod windows;

@@ -161,8 +161,9 @@ fn copies_of_shared_pages_are_in_every_forecast() {
     let mut original = grown(&manager, &[16; 256], 20);
     let fork = manager.fork(&original).unwrap();
     assert_eq!(original.pages_needed(1), 256);
-    assert_eq!(BlockManager::forecast([&original], 2), [256, 0]);
-    assert_eq!(BlockManager::forecast([&original, &fork], 2), [256, 0]);
+    let takes = [256, 0].map(|takes| StepForecast { takes, gives: 0 });
+    assert_eq!(BlockManager::forecast([&original], 2), takes);
+    assert_eq!(BlockManager::forecast([&original, &fork], 2), takes);
     let needs = manager.needs([(&original, 1)]).unwrap();
     let expected = StepNeeds {
         growth: 0,
