@@ -30,9 +30,12 @@ def load(path):
 
 
 def nll(model, window):
-    logits = model(torch.tensor([window])).logits[0, :-1]
+    hidden = model.model(torch.tensor([window])).last_hidden_state[0, :-1]
     targets = torch.tensor(window[1:])
-    return torch.nn.functional.cross_entropy(logits.double(), targets, reduction="sum").item()
+    # Few rows at a time: one is a megabyte.
+    parts = zip(hidden.split(128), targets.split(128))
+    loss = torch.nn.functional.cross_entropy
+    return sum(loss(model.lm_head(x), y, reduction="none").double().sum().item() for x, y in parts)
 
 
 def greedy(model, ids, count):

@@ -95,8 +95,8 @@ pub enum ModelError {
         /// What does not fit.
         reason: String,
     },
-    /// Another architecture than Llama.
-    #[error("model architecture {0:?} is not supported, only \"llama\" is")]
+    /// Another architecture than Llama and Gemma 3.
+    #[error("model architecture {0:?} is not supported, only \"llama\" and \"gemma3\" are")]
     Architecture(String),
     /// A metadata key that the architecture needs is not there.
     #[error("the model file has no metadata key {0}")]
@@ -114,8 +114,9 @@ pub enum ModelError {
     /// A tensor that the architecture needs is not there.
     #[error("the model file has no tensor {0}")]
     MissingTensor(String),
-    /// A tensor that a plain Llama model does not have: leaving it out would give wrong numbers.
-    #[error("tensor {0} is not part of a plain Llama model")]
+    /// A tensor that a plain model of its architecture does not have: leaving it out would give wrong
+    /// numbers.
+    #[error("tensor {0} is not part of a plain model of this architecture")]
     UnexpectedTensor(String),
     /// A tensor with other dimensions than the metadata asks for (rows first).
     #[error("tensor {tensor} has shape {found:?}, expected {expected:?}")]

@@ -9,6 +9,7 @@ mod tiny_llama;
 
 mod files;
 mod forward;
+mod gemma;
 mod keys;
 mod layout;
 mod limits;
@@ -16,4 +17,5 @@ mod paged;
 mod pieces;
 mod reference;
 mod serving;
+mod tiny_gemma;
 mod vocabulary;

@@ -176,6 +176,11 @@ impl Tokenizer {
         self.add_bos
     }
 
+    /// The id that every text begins with, where the model wants one: [`bos`](Self::bos).
+    pub fn begin(&self) -> Option<u32> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
     /// Token ids of `text`, without a BOS. Control tokens written out in the text (`<|im_start|>`)
     /// become their ids.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
@@ -212,7 +217,7 @@ impl Tokenizer {
     }
 
     fn after_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        if let (true, Some(bos)) = (self.add_bos, self.bos)
+        if let Some(bos) = self.begin()
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
