@@ -161,7 +161,7 @@ fn silu(g: f32) -> f32 {
 #[inline(always)]
 fn gelu_tanh(g: f32) -> f32 {
     // ½ (1 + tanh(z)) = 1 / (1 + e^(-2z)).
-    const TWICE: f32 = 1.595_769_1;
+    const TWICE: f32 = 1.595_769;
     g / (1.0 + exp(-TWICE * (g + 0.044_715 * g * g * g)))
 }
 

@@ -50,7 +50,7 @@ impl Pieces {
         unknown: Option<u32>,
         space_first: bool,
     ) -> Result<Self, TokenizerError> {
-        let mut ids = HashMap::with_capacity(vocabulary.tokens.len());
+        let mut ids: HashMap<Box<str>, u32> = HashMap::with_capacity(vocabulary.tokens.len());
         let (mut user_defined, mut unused) = (Vec::new(), Vec::new());
         let (mut bytes, mut of_type) = ([None; 256], None);
         for (id, token, kind) in vocabulary.text() {
@@ -78,7 +78,7 @@ impl Pieces {
         };
         let user_defined = user_defined.iter().map(|(id, token)| (*id, token.as_str()));
         Ok(Self {
-            longest: ids.keys().map(|token: &Box<str>| token.len()).max().unwrap_or(0),
+            longest: ids.keys().map(|token| token.len()).max().unwrap_or(0),
             ids,
             scores,
             unused,
