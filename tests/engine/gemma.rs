@@ -3,7 +3,11 @@
 use candle_core::quantized::gguf_file::Value;
 use headwise::{
     cache::{CacheConfig, Capacity, FormatMap, KvCache},
-    engine::{ContiguousKv, EngineError, GgufFile, Logits, Model, ModelError, Span, prefill},
+    engine::{
+        ContiguousKv, EngineError, GgufFile, Logits, Model, ModelError, Span,
+        eval::{PerplexityOptions, perplexity},
+        prefill,
+    },
     format::PageFormat,
 };
 
@@ -210,6 +214,36 @@ fn pages_hold_no_more_than_the_windows_ask_for_and_match_too() {
             let all = Logits::All;
             prefill::feed(&model, &mut cache, &mut sequence, &tokens(), chunk, all, each).unwrap();
         }
+    }
+}
+
+/// Where the model wants a BOS, every window has one, and the text goes on where the window before ended.
+#[test]
+fn windows_of_a_text_begin_with_the_token_that_the_model_wants() {
+    let tiny = TinyGemma { layers: 3, ..TinyGemma::default() };
+    let (_folder, file, model) = write(&tiny);
+    let oracle = Oracle { tiny: &tiny, file: &file };
+    let text = tokens();
+    for (begin, cuts) in [(Some(264), [0..19, 19..38]), (None, [0..20, 20..40])] {
+        let (mut nll, mut count) = (0.0, 0);
+        for cut in cuts {
+            let window: Vec<u32> = begin.into_iter().chain(text[cut].iter().copied()).collect();
+            for (row, &next) in oracle.logits(&window).iter().zip(&window[1..]) {
+                let sum: f64 = row.iter().map(|logit| logit.exp()).sum();
+                nll += sum.ln() - row[next as usize];
+                count += 1;
+            }
+        }
+        let cache = CacheConfig::new(model.shape().clone(), 0);
+        let formats = FormatMap::uniform("f32".parse::<PageFormat>().unwrap());
+        let cache = CacheConfig { formats, ..cache };
+        let options = PerplexityOptions { context: 20, begin, windows: 2, chunk: 7, cache };
+        assert_eq!(options.windows_in(text.len()), 2);
+        let got = perplexity(&model, &text, &options, |_| {}).unwrap();
+        assert_eq!((got.windows, got.tokens), (2, count));
+        assert!((got.nll - nll / count as f64).abs() < 1e-4, "{} {}", got.nll, nll / count as f64);
+        let error = perplexity(&model, &text[..18], &options, |_| {}).unwrap_err();
+        assert!(matches!(error, EngineError::TextTooShort { found: 18, .. }), "{error:?}");
     }
 }
 

@@ -74,6 +74,7 @@ fn ids_of_small_vocabularies_equal_those_of_sentencepiece() {
     for small in &all {
         let tokenizer = build(small, |_| {}).unwrap();
         assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(1), Some(2)));
+        assert_eq!(tokenizer.begin(), Some(1));
         assert!(tokenizer.add_bos(), "these models want one unless their file says otherwise");
         assert!(small.texts.len() > 40);
         for (text, ids) in &small.texts {
