@@ -220,6 +220,8 @@ fn text(report: &ServingReport) -> String {
             "overhead at 1x, {name}: {percent:+.1} % of the shared table's time\n"
         ));
     }
+    let saturated: u64 = report.runs.iter().map(|run| run.saturated).sum();
+    text.push_str(&format!("keys and values that the pages could not hold: {saturated}\n"));
     let metadata = 100.0 * report.metadata_bytes as f64 / report.kv_bytes as f64;
     text.push_str(&format!("scores and positions: {metadata:.2} % of the KV memory\n"));
     text

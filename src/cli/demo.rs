@@ -1,28 +1,23 @@
 //! `headwise demo`: the main job on a real model.
 
+mod flags;
+mod outcome;
 mod page;
 mod rates;
 mod serving;
 
-use std::{path::PathBuf, time::Instant};
+use std::time::Instant;
 
-use clap::Args;
-use serde::Serialize;
-
-use self::{rates::Rates, serving::Serving};
+pub(super) use self::flags::Demo;
+use self::outcome::Outcome;
 use super::{
-    args::{JsonArgs, ModelArgs, PageArgs, PolicyArgs, above_zero},
     error::CliError,
     given::Given,
     input::read_text,
     output::{Input, Results},
     setup::Loaded,
 };
-use crate::{
-    cache::Compression,
-    engine::EngineError,
-    evict::{Budget, scorer::ScorerKind},
-};
+use crate::engine::EngineError;
 
 /// The repository's own documents: what the demo reads when nothing else is given.
 const DOCUMENTS: [&str; 5] = [
@@ -32,59 +27,6 @@ const DOCUMENTS: [&str; 5] = [
     include_str!("../../docs/page-format.md"),
     include_str!("../../README.md"),
 ];
-
-/// Compress a real model's cache 1x to 16x, measure quality and memory, and write a report page.
-#[derive(Args)]
-pub(super) struct Demo {
-    /// Text to read instead of this project's documents.
-    #[arg(long, value_name = "PATH")]
-    prompt_file: Option<PathBuf>,
-    /// Tokens of it that are prefilled and compressed.
-    #[arg(long, default_value_t = 2048)]
-    context: usize,
-    /// Tokens after them on which each rate is compared with the full cache.
-    #[arg(long, default_value_t = 128)]
-    following: usize,
-    /// Tokens generated at each rate.
-    #[arg(long, default_value_t = 24)]
-    generate: usize,
-    /// Compression ratios.
-    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8,16", allow_hyphen_values = true)]
-    ratios: Vec<f64>,
-    /// Requests of the serving comparison.
-    #[arg(long, default_value_t = 10)]
-    requests: usize,
-    /// Prompt tokens of each request.
-    #[arg(long, default_value_t = 512)]
-    request_tokens: usize,
-    /// Tokens generated for each request.
-    #[arg(long, default_value_t = 48)]
-    request_generate: usize,
-    /// Compression of the serving comparison.
-    #[arg(long, default_value_t = 8.0, allow_hyphen_values = true)]
-    serve_ratio: f64,
-    /// Where the report page goes; `-` is standard output, and text goes to standard error.
-    #[arg(long, value_name = "PATH", default_value = "headwise-demo.html")]
-    report: PathBuf,
-    #[command(flatten)]
-    protect: PolicyArgs,
-    #[command(flatten)]
-    pages: PageArgs,
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    json: JsonArgs,
-}
-
-/// Everything that the page and the JSON show.
-#[derive(Serialize)]
-struct Outcome {
-    model: String,
-    format: String,
-    rates: Rates,
-    serving: Serving,
-    seconds: f64,
-}
 
 impl Demo {
     pub fn run(self, given: &Given) -> Result<(), CliError> {
@@ -124,29 +66,6 @@ impl Demo {
         let report = self.report.display();
         results.print(format!("\nreport: {report} ({:.0} s)\n", outcome.seconds))?;
         results.write_json(&outcome)
-    }
-
-    fn check_flags(&self, given: &Given) -> Result<(), CliError> {
-        above_zero([
-            ("--context", self.context),
-            ("--following", self.following),
-            ("--requests", self.requests),
-            ("--request-tokens", self.request_tokens),
-            ("--request-generate", self.request_generate),
-        ])?;
-        if self.ratios.is_empty() {
-            return Err(CliError::Usage("--ratios needs at least one ratio".into()));
-        }
-        let ratios: Vec<f64> = self.ratios.iter().copied().chain([self.serve_ratio]).collect();
-        for &ratio in &ratios {
-            self.compression(ratio)?;
-        }
-        self.pages.check()?;
-        self.protect.all_used(given, &[ScorerKind::KvCompress], &ratios)
-    }
-
-    fn compression(&self, ratio: f64) -> Result<Compression, CliError> {
-        self.protect.compression(ScorerKind::KvCompress, Budget::Ratio(ratio))
     }
 
     fn introduction(&self, loaded: &Loaded) -> String {

@@ -15,8 +15,8 @@ use super::{
 use crate::{
     cache::{Capacity, KvCache},
     engine::{
-        Sampler, Strategy, StreamDecoder,
-        serve::{Completion, Finish, Request, Scheduler, ServeOptions, ServeStats},
+        EngineError, Sampler, Strategy,
+        serve::{Completion, Finish, Request, Scheduler, ServeOptions, ServeStats, StopStrings},
     },
     report::{Bytes, MemoryReport},
 };
@@ -51,6 +51,12 @@ pub(super) struct Generate {
     /// Seed of the draws.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Text that ends the answer, which is cut off before it; may be given more than once.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    stop: Vec<String>,
+    /// Let the answer end with the stop text that came.
+    #[arg(long)]
+    keep_stop: bool,
     /// Most prompt tokens in one step.
     #[arg(long, default_value_t = 256)]
     chunk: usize,
@@ -72,7 +78,7 @@ struct Generated {
     text: String,
     prompt_tokens: usize,
     tokens: Vec<u32>,
-    finish: Option<Finish>,
+    finish: Finish,
     seconds: f64,
     stats: ServeStats,
     memory: Option<MemoryReport>,
@@ -88,6 +94,7 @@ impl Generate {
         self.pages.check()?;
         let compression = self.compress.plan(given)?;
         let strategy = self.strategy(given)?;
+        let stop_strings = self.stop_strings(given)?;
         let text = self.text()?;
         let loaded = self.model.load()?;
         let prompt = match self.control_tokens {
@@ -105,33 +112,33 @@ impl Generate {
         };
         let cache = KvCache::new(&self.pages.config(loaded.model.shape(), capacity))?;
         let options = ServeOptions { chunk: self.chunk, compression, ..ServeOptions::default() };
-        let mut scheduler = Scheduler::new(&loaded.model, cache, options)?;
-        let stop = loaded.tokenizer.ends().collect();
-        let max_new_tokens = self.max_tokens;
-        scheduler.submit(Request { prompt, max_new_tokens, strategy, seed: self.seed, stop })?;
+        let scheduler = Scheduler::new(&loaded.model, cache, options)?;
+        let mut scheduler = scheduler.with_tokenizer(&loaded.tokenizer);
+        scheduler.submit(Request {
+            prompt,
+            max_new_tokens: self.max_tokens,
+            strategy,
+            seed: self.seed,
+            stop: loaded.tokenizer.ends().collect(),
+            stop_strings,
+        })?;
 
         let start = Instant::now();
-        let mut decoder = StreamDecoder::default();
-        let mut written = String::new();
-        let mut completion: Option<Completion> = None;
         let mut memory = None;
-        while !scheduler.is_idle() {
+        let Completion { text, tokens, finish, .. } = loop {
             let progress = scheduler.step()?;
-            for &(_, token) in &progress.tokens {
-                let piece = decoder.push(loaded.tokenizer.token_bytes(token)?);
-                results.print(&piece)?;
-                written.push_str(&piece);
+            for (_, piece) in &progress.text {
+                results.print(piece)?;
             }
             if scheduler.sequences().next().is_some() {
                 memory = Some(MemoryReport::of(scheduler.cache(), scheduler.sequences())?);
             }
-            completion = progress.completed.into_iter().next().or(completion);
-        }
-        let rest = decoder.finish();
-        written.push_str(&rest);
-        results.print(format!("{rest}\n"))?;
-        let (tokens, finish) = completion.map(|c| (c.tokens, c.finish)).unzip();
-        if let Some(Finish::Failed(error)) = finish {
+            if let Some(completion) = progress.completed.into_iter().next() {
+                break completion;
+            }
+        };
+        results.print("\n")?;
+        if let Finish::Failed(error) = finish {
             return Err(CliError::Request(error));
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -144,9 +151,9 @@ impl Generate {
             Bytes(stats.pages_evicted * page_bytes),
         ));
         results.write_json(&Generated {
-            text: written,
+            text,
             prompt_tokens,
-            tokens: tokens.unwrap_or_default(),
+            tokens,
             finish,
             seconds,
             stats,
@@ -164,6 +171,13 @@ impl Generate {
         };
         Sampler::new(strategy, self.seed)?;
         Ok(strategy)
+    }
+
+    /// The texts that end the answer.
+    fn stop_strings(&self, given: &Given) -> Result<StopStrings, CliError> {
+        given.all_used(&[(&["--keep-stop"], !self.stop.is_empty(), "without --stop")])?;
+        let stops = StopStrings::new(self.stop.iter().cloned()).map_err(EngineError::from)?;
+        Ok(if self.keep_stop { stops.kept() } else { stops })
     }
 
     fn reads_stdin(&self) -> bool {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::{likelihood::PerplexityError, sampling::SamplingError};
+use super::{likelihood::PerplexityError, sampling::SamplingError, serve::StopStringError};
 use crate::{
     base::{CacheShape, ShapeError},
     cache::CacheError,
@@ -330,6 +330,12 @@ pub enum EngineError {
     /// A request without a prompt, or for no token.
     #[error("a request needs at least one prompt token and one token to generate")]
     EmptyRequest,
+    /// Stop strings that cannot be looked for.
+    #[error(transparent)]
+    StopString(#[from] StopStringError),
+    /// Stop strings for a scheduler that knows no text.
+    #[error("stop strings need a scheduler with a tokenizer")]
+    NoTokenizer,
     /// A number from outside that nothing can be done with.
     #[error("{what} is {found}, it must be {expected}")]
     OutOfRange {

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::file::ReportError;
+use super::error::ReportError;
 
 /// Links that a path may lead through.
 const MOST_LINKS: usize = 40;

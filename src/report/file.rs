@@ -1,30 +1,10 @@
 //! Report files that are there whole or not at all.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use serde::Serialize;
-use thiserror::Error;
 
-use super::destination::Destination;
-
-/// A report that could not be written; what was at the path before is still there.
-#[derive(Debug, Error)]
-pub enum ReportError {
-    /// The file system refused.
-    #[error("cannot write {}: {source}", path.display())]
-    Write {
-        /// The file asked for.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// The value has no JSON form.
-    #[error("cannot write the result as JSON: {0}")]
-    Json(#[from] serde_json::Error),
-}
+use super::{destination::Destination, error::ReportError};
 
 /// Writes to where a path leads, as [`Destination`] does: a file whole or not at all.
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), ReportError> {

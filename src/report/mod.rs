@@ -7,6 +7,8 @@
 #[cfg(feature = "report")]
 mod destination;
 #[cfg(feature = "report")]
+mod error;
+#[cfg(feature = "report")]
 mod file;
 #[cfg(feature = "report")]
 pub mod html;
@@ -17,7 +19,9 @@ mod text;
 #[cfg(feature = "report")]
 pub use destination::{Destination, Identity};
 #[cfg(feature = "report")]
-pub use file::{ReportError, json, write_atomically, write_json};
+pub use error::ReportError;
+#[cfg(feature = "report")]
+pub use file::{json, write_atomically, write_json};
 pub use memory::{
     Alternatives, CompressionRates, HeadMemory, MemoryReport, MetadataBytes, PoolBytes,
     SequenceMemory,

@@ -52,6 +52,10 @@ fn bad_budgets_and_pages() {
     bench.refuses(&generate(&["--chunk", "0"]), "--chunk 0 leaves nothing to do");
     bench.refuses(&generate(&["--temperature", "-1"]), "temperature");
     bench.refuses(&generate(&["--temperature", "1", "--top-p", "0"]), "top-p");
+    bench.refuses(&generate(&["--stop", ".", "--stop", ""]), "stop string 1 is empty");
+    bench.refuses(&generate(&["--stop", "."].repeat(65)), "65 stop strings are more than 64");
+    let long = "a".repeat(1025).leak();
+    bench.refuses(&generate(&["--stop", long]), "stop string 0 has 1025 bytes, more than 1024");
     let scored = |extra: &[&'static str]| {
         let brief = ["--compress", "2", "--sinks", "2", "--window", "8", "--max-tokens", "2"];
         generate(&[&brief, extra].concat())

@@ -37,6 +37,35 @@ fn generate_compresses_and_reports() {
 }
 
 #[test]
+fn generate_ends_before_a_stop_text() {
+    let bench = Bench::new();
+    let generate =
+        "generate --model tiny.gguf --prompt the --max-tokens 24 --temperature 1 --json out.json";
+    let generate = |extra: &[&str]| {
+        let printed = bench.succeeds(&[&generate.split(' ').collect::<Vec<_>>(), extra].concat());
+        let result = json(&bench.path("out.json"));
+        assert_eq!(printed, format!("{}\n", result["text"].as_str().unwrap()));
+        result
+    };
+    let free = generate(&[]);
+    assert_eq!(free["finish"], "length");
+    let text = free["text"].as_str().unwrap();
+    let (from, _) = text.char_indices().nth(5).unwrap();
+    // What ends with a broken character is complete one token later.
+    let whole = |(_, c): &(usize, char)| *c != '\u{fffd}';
+    let (last, c) = text.char_indices().skip(7).find(whole).unwrap();
+    let stop = &text[from..last + c.len_utf8()];
+    let at = text.find(stop).unwrap();
+    let stopped = generate(&["--stop", "not there", "--stop", stop]);
+    assert_eq!(stopped["finish"]["stop-string"], stop);
+    assert_eq!(stopped["text"], text[..at]);
+    assert!(stopped["tokens"].as_array().unwrap().len() < free["tokens"].as_array().unwrap().len());
+    let kept = generate(&["--stop", stop, "--keep-stop"]);
+    assert_eq!(kept["text"], text[..at + stop.len()]);
+    assert_eq!(kept["tokens"], stopped["tokens"]);
+}
+
+#[test]
 fn evaluations_measure_and_write_json() {
     let bench = Bench::new();
     let perplexity = bench.succeeds(&[

@@ -11,7 +11,7 @@ use headwise::{
     },
     device::{Kernels, eviction::SlotData},
     evict::{Budget, Cost, HeadExtent, HeadSlots, Policy, Score, accumulate, plan},
-    format::{PageFormat, PageLayout},
+    format::{Overflow, PageFormat, PageLayout},
     measure::{
         serving::{Cache, CacheSetup, Memory, ModelShape, Phases, Prompt, Tables},
         verify::{Noise, row_error},
@@ -38,10 +38,12 @@ fn floats(values: &[f16]) -> Vec<f32> {
     values.iter().map(|v| v.to_f32()).collect()
 }
 
-/// What the host knows of a run: pages, and scores at rest of each sequence's heads.
+/// What the host knows of a run: pages, scores at rest of each sequence's heads, and how many values it
+/// had to saturate.
 struct Host {
     store: HostStore,
     scores: Vec<Vec<Vec<Score>>>,
+    saturated: u64,
 }
 
 struct Setup<'a> {
@@ -85,7 +87,11 @@ impl Setup<'_> {
         let out = DeviceBuffer::new(&context, 2 * batch * width).unwrap();
         for layer in 0..SHAPE.layers {
             let rows: Vec<f32> = self.noise.values(batch * width).iter().map(|v| 2.0 * v).collect();
-            let rows = halves(&rows);
+            let mut rows = halves(&rows);
+            // One key or value that no format holds: it is stored as zero, and counted.
+            let (q_width, kv) = (SHAPE.query_heads * dim, SHAPE.kv_heads);
+            let spoilt = self.noise.below(batch) * width + q_width;
+            rows[spoilt + self.noise.below(2 * kv * dim)] = f16::NAN;
             let bytes = bytemuck::cast_slice(&rows);
             self.staging.upload(self.stream, &mut qkv, [(0, bytes)]).unwrap();
             let addresses = [qkv.address(), out.address()];
@@ -99,14 +105,14 @@ impl Setup<'_> {
 
             let rows = floats(&rows);
             let heads = self.heads(cache, layer, unborn);
-            let (q_width, kv) = (SHAPE.query_heads * dim, SHAPE.kv_heads);
             for (i, (pages, slots)) in heads.iter().enumerate() {
                 let row = &rows[i / kv * width..][..width];
                 let k = &row[q_width + i % kv * dim..][..dim];
                 let v = &row[q_width + (kv + i % kv) * dim..][..dim];
                 let table = TablePages { pages, layout: &self.layout };
                 let (k, v) = (Rows::dense(k, dim), Rows::dense(v, dim));
-                host.store.append(table, slots - 1, k, v).unwrap();
+                let stored = host.store.append_with(table, slots - 1, k, v, Overflow::Saturate);
+                host.saturated += stored.unwrap() as u64;
             }
             let flat: Vec<Head<'_>> = heads
                 .iter()
@@ -275,7 +281,7 @@ pub fn evicting_loop(
         let codes = |codes: &Vec<u16>| codes.iter().map(|&c| Score::from_bits(c)).collect();
         prompt.heads.iter().map(|head| codes(&head.scores)).collect()
     };
-    let mut host = Host { store, scores: prompts.iter().map(scores).collect() };
+    let mut host = Host { store, scores: prompts.iter().map(scores).collect(), saturated: 0 };
     let mut freed = 0;
     for &window in windows {
         cache.plan(window, &mut setup.staging, &stream).unwrap();
@@ -288,4 +294,7 @@ pub fn evicting_loop(
         }
     }
     assert_eq!(freed > 0, scored);
+    let steps: usize = windows.iter().sum();
+    assert_eq!(host.saturated, (steps * SHAPE.layers) as u64);
+    assert_eq!(cache.saturated(&mut setup.staging, &stream).unwrap(), host.saturated);
 }

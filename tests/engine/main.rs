@@ -17,5 +17,6 @@ mod paged;
 mod pieces;
 mod reference;
 mod serving;
+mod stop;
 mod tiny_gemma;
 mod vocabulary;

@@ -10,7 +10,9 @@ use headwise::{
     cache::{CacheConfig, CacheError, Capacity, Compression, KvCache},
     engine::{
         EngineError, Model, Strategy,
-        serve::{Completion, CompressionPlan, Finish, Request, Scheduler, ServeOptions},
+        serve::{
+            Completion, CompressionPlan, Finish, Request, Scheduler, ServeOptions, StopStrings,
+        },
     },
     evict::{Budget, EvictError, Policy, ScorerKind},
     plan::PlanError,
@@ -37,6 +39,7 @@ pub fn request(salt: u32, prompt: u32, max_new_tokens: usize) -> Request {
         strategy: Strategy::Greedy,
         seed: 1,
         stop: Vec::new(),
+        stop_strings: StopStrings::default(),
     }
 }
 

@@ -117,6 +117,7 @@ fn the_whole_curve_runs() {
         assert!(evicting.evictions == 2 && evicting.pages_freed > 0, "{evicting:?}");
         assert!(evicting.held_bytes < report.runs[2].held_bytes, "{evicting:?}");
         assert!(report.runs.iter().all(|run| run.peak_bytes <= report.kv_bytes), "{report:?}");
+        assert!(report.runs.iter().all(|run| run.saturated == 0), "{report:?}");
         assert_eq!(report.overhead_percent.len(), 3);
         let error = curve(
             &CurveConfig { kv_bytes: 1 << 12, ..config },

@@ -1,7 +1,7 @@
 //! The demo's report page.
 
 use super::{
-    Outcome,
+    outcome::Outcome,
     rates::{Rates, times},
     serving::Serving,
 };

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::Demo;
+use super::flags::Demo;
 use crate::{
     cache::{Capacity, KvSequence},
     cli::{error::CliError, progress, setup::Loaded, table::table},

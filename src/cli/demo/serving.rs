@@ -4,13 +4,15 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::Demo;
+use super::flags::Demo;
 use crate::{
     cache::{Capacity, KvCache},
     cli::{error::CliError, progress, setup::Loaded, table::table},
     engine::{
         EngineError, Strategy,
-        serve::{CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats},
+        serve::{
+            CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats, StopStrings,
+        },
     },
     report::Bytes,
 };
@@ -100,6 +102,7 @@ impl Demo {
                 strategy: Strategy::Greedy,
                 seed: 0,
                 stop: Vec::new(),
+                stop_strings: StopStrings::default(),
             })?;
         }
         Ok(scheduler)

@@ -1,6 +1,9 @@
 //! A request on its way.
 
-use super::request::{Completion, Finish, Request, RequestId};
+use super::{
+    request::{Completion, Finish, Progress, Request, RequestId},
+    text::TextStream,
+};
 use crate::{
     cache::KvSequence,
     engine::{error::EngineError, prefill, sampling::Sampler},
@@ -15,6 +18,8 @@ pub(super) struct Job {
     pub sampler: Sampler,
     /// The prompt and what was generated.
     pub tokens: Vec<u32>,
+    /// The text of what was generated. It stays when the sequence goes: nothing is handed out twice.
+    text: TextStream,
     pub sequence: Option<KvSequence>,
     /// Tokens that were there when the sequence started.
     pub prefill_end: usize,
@@ -28,11 +33,13 @@ impl Job {
     pub fn new(id: RequestId, request: Request) -> Result<Self, EngineError> {
         let sampler = Sampler::new(request.strategy, request.seed)?;
         let tokens = request.prompt.clone();
+        let text = TextStream::new(request.stop_strings.clone());
         Ok(Self {
             id,
             request,
             sampler,
             tokens,
+            text,
             sequence: None,
             prefill_end: 0,
             prefill_target: None,
@@ -64,10 +71,21 @@ impl Job {
         self.preemptions += 1;
     }
 
-    /// Ends; the pages go with the sequence.
-    pub fn end(self, finish: Finish) -> Completion {
-        let tokens = self.generated().to_vec();
-        Completion { id: self.id, tokens, finish, preemptions: self.preemptions }
+    /// Ends, and says so in `progress`; the pages go with the sequence.
+    pub fn end(mut self, finish: Finish, progress: &mut Progress) {
+        progress.hand_out(self.id, self.text.finish());
+        // The last character, unfinished, may have been one.
+        let finish = match (finish, self.text.stopped_by()) {
+            (Finish::Stop | Finish::Length, Some(stop)) => Finish::StopString(stop.to_owned()),
+            (finish, _) => finish,
+        };
+        progress.completed.push(Completion {
+            id: self.id,
+            tokens: self.generated().to_vec(),
+            text: self.text.given().to_owned(),
+            finish,
+            preemptions: self.preemptions,
+        });
     }
 
     /// Whether the prefill is over.
@@ -85,12 +103,18 @@ impl Job {
         prefill::first_chunk(self.pending(), chunk)
     }
 
-    /// Takes a sampled token, unless it is a stop token; says why that was the last, if it was.
-    pub fn accept(&mut self, token: u32) -> Option<Finish> {
+    /// Takes a sampled token, which adds `bytes` to the text, unless it is a stop token, and says so in
+    /// `progress`; says why that was the last, if it was.
+    pub fn accept(&mut self, token: u32, bytes: &[u8], progress: &mut Progress) -> Option<Finish> {
         if self.request.stop.contains(&token) {
             return Some(Finish::Stop);
         }
         self.tokens.push(token);
+        progress.tokens.push((self.id, token));
+        progress.hand_out(self.id, self.text.push(bytes));
+        if let Some(stop) = self.text.stopped_by() {
+            return Some(Finish::StopString(stop.to_owned()));
+        }
         let full = self.generated().len() >= self.request.max_new_tokens;
         full.then_some(Finish::Length)
     }

@@ -8,6 +8,12 @@
 mod job;
 mod request;
 mod scheduler;
+mod stop;
+mod text;
 
-pub use request::{Completion, CompressionPlan, Finish, Request, RequestId, ServeOptions};
-pub use scheduler::{Progress, Scheduler, ServeStats};
+pub use request::{
+    Completion, CompressionPlan, Finish, Progress, Request, RequestId, ServeOptions,
+};
+pub use scheduler::{Scheduler, ServeStats};
+pub use stop::{StopStringError, StopStrings};
+pub use text::TextStream;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
+use super::stop::StopStrings;
 use crate::{
     cache::{CacheError, Compression},
     engine::{error::EngineError, sampling::Strategy},
@@ -81,6 +82,9 @@ pub struct Request {
     pub seed: u64,
     /// Token ids that end the generation, such as the tokenizer's end of text.
     pub stop: Vec<u32>,
+    /// Texts that end the generation, wherever tokens begin and end. They need a scheduler with a
+    /// [tokenizer](super::Scheduler::with_tokenizer).
+    pub stop_strings: StopStrings,
 }
 
 impl Request {
@@ -100,6 +104,8 @@ pub struct RequestId(pub u64);
 pub enum Finish {
     /// A stop token came.
     Stop,
+    /// This stop string came.
+    StopString(String),
     /// All tokens asked for are there.
     Length,
     /// It was [cancelled](super::Scheduler::cancel).
@@ -117,10 +123,36 @@ fn in_words<S: Serializer>(error: &EngineError, serializer: S) -> Result<S::Ok, 
 pub struct Completion {
     /// Which one.
     pub id: RequestId,
-    /// The tokens generated until then, without the stop token.
+    /// The tokens generated until then, without the stop token, and with the one that made a stop string
+    /// complete.
     pub tokens: Vec<u32>,
+    /// Their text, up to the stop string if one came ([`TextStream`](super::TextStream)); empty where the
+    /// scheduler has no tokenizer. Control tokens are written out.
+    pub text: String,
     /// Why it ended.
     pub finish: Finish,
     /// How often it was preempted and recomputed.
     pub preemptions: usize,
+}
+
+/// What one step brought.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Tokens generated, with their requests.
+    pub tokens: Vec<(RequestId, u32)>,
+    /// Text to hand out, with its request: whole characters, and never any of a stop string. A request's
+    /// pieces make the text of its [`Completion`]; one that is [cancelled](super::Scheduler::cancel) has
+    /// the last of it there only.
+    pub text: Vec<(RequestId, String)>,
+    /// Requests that are done, or failed.
+    pub completed: Vec<Completion>,
+}
+
+impl Progress {
+    /// Adds text of a request, if there is any.
+    pub(super) fn hand_out(&mut self, id: RequestId, text: &str) {
+        if !text.is_empty() {
+            self.text.push((id, text.to_owned()));
+        }
+    }
 }

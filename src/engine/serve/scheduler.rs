@@ -1,15 +1,17 @@
 //! The scheduler: who runs, who waits, who makes way.
 
 mod budget;
+mod full;
 mod room;
 
 use std::{collections::VecDeque, sync::Arc};
 
 use serde::Serialize;
 
+use self::full::is_full;
 use super::{
     job::Job,
-    request::{Completion, Finish, Request, RequestId, ServeOptions},
+    request::{Completion, Finish, Progress, Request, RequestId, ServeOptions},
 };
 use crate::{
     cache::{CacheError, KvCache, KvSequence},
@@ -17,6 +19,7 @@ use crate::{
         error::EngineError,
         kv::{LogitRows, Logits, Span},
         model::Model,
+        tokenizer::Tokenizer,
     },
     plan::{Admission, PlanError},
 };
@@ -40,26 +43,18 @@ pub struct ServeStats {
     pub preemptions: usize,
 }
 
-/// What one step brought.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Tokens generated, with their requests.
-    pub tokens: Vec<(RequestId, u32)>,
-    /// Requests that are done, or failed.
-    pub completed: Vec<Completion>,
-}
-
 /// Runs any number of requests over one cache.
 #[derive(Debug)]
 pub struct Scheduler<'m> {
     model: &'m Model,
+    tokenizer: Option<&'m Tokenizer>,
     cache: KvCache,
     options: ServeOptions,
     waiting: VecDeque<Job>,
     /// In the order of their admission.
     running: Vec<Job>,
-    /// Requests that ended in a step which then failed: the next step reports them.
-    unreported: Vec<Completion>,
+    /// What a step brought which then failed, requests that ended: the next step reports it.
+    unreported: Progress,
     next_id: u64,
     stats: ServeStats,
 }
@@ -82,20 +77,31 @@ impl<'m> Scheduler<'m> {
         options.check()?;
         Ok(Self {
             model,
+            tokenizer: None,
             cache,
             options,
             waiting: VecDeque::new(),
             running: Vec::new(),
-            unreported: Vec::new(),
+            unreported: Progress::default(),
             next_id: 0,
             stats: ServeStats::default(),
         })
+    }
+
+    /// The same scheduler, which also hands out text ([`Progress::text`]) and knows stop strings:
+    /// `tokenizer` is the model's.
+    #[must_use]
+    pub fn with_tokenizer(self, tokenizer: &'m Tokenizer) -> Self {
+        Self { tokenizer: Some(tokenizer), ..self }
     }
 
     /// Queues a request. One that can never run is refused here, with the numbers.
     pub fn submit(&mut self, request: Request) -> Result<RequestId, EngineError> {
         if request.prompt.is_empty() || request.max_new_tokens == 0 {
             return Err(EngineError::EmptyRequest);
+        }
+        if self.tokenizer.is_none() && !request.stop_strings.is_empty() {
+            return Err(EngineError::NoTokenizer);
         }
         let vocab = self.model.config().vocab;
         if let Some(&token) = request.prompt.iter().find(|&&token| token as usize >= vocab) {
@@ -127,14 +133,15 @@ impl<'m> Scheduler<'m> {
                 self.waiting.remove(waiting)?
             }
         };
-        let completion = job.end(Finish::Cancelled);
+        let mut progress = Progress::default();
+        job.end(Finish::Cancelled, &mut progress);
         self.cache.settle();
-        Some(completion)
+        progress.completed.pop()
     }
 
     /// Whether every request is done, and was reported.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.running.is_empty() && self.unreported.is_empty()
+        self.waiting.is_empty() && self.running.is_empty() && self.unreported.completed.is_empty()
     }
 
     /// What has been done so far.
@@ -173,8 +180,7 @@ impl<'m> Scheduler<'m> {
     /// for pages that sequences outside the scheduler hold. Nothing was appended: the requests stay, and
     /// the step can be tried again.
     pub fn step(&mut self) -> Result<Progress, EngineError> {
-        let completed = std::mem::take(&mut self.unreported);
-        let mut progress = Progress { completed, ..Progress::default() };
+        let mut progress = std::mem::take(&mut self.unreported);
         self.admit(&mut progress);
         let (members, rows) = loop {
             if self.running.is_empty() {
@@ -191,12 +197,12 @@ impl<'m> Scheduler<'m> {
             }
             match self.forward(&members, Keep::Tokens) {
                 Ok(rows) => break (members, rows),
-                Err(EngineError::Cache(error)) if room::is_full(&error) => {
+                Err(EngineError::Cache(error)) if is_full(&error) => {
                     self.make_room(error, &mut progress);
                 }
                 Err(error) => {
                     if let Err(error) = self.fail_offenders(&members, error, &mut progress) {
-                        self.unreported = progress.completed;
+                        self.unreported = progress;
                         return Err(error);
                     }
                 }
@@ -272,7 +278,7 @@ impl<'m> Scheduler<'m> {
         for member in members {
             match self.forward(std::slice::from_ref(member), Keep::Nothing) {
                 Ok(_) => {}
-                Err(EngineError::Cache(error)) if room::is_full(&error) => {}
+                Err(EngineError::Cache(error)) if is_full(&error) => {}
                 Err(error) => ended.push((member.0, Finish::Failed(Arc::new(error)))),
             }
         }
@@ -315,18 +321,15 @@ impl<'m> Scheduler<'m> {
         let job = &mut self.running[index];
         let token = job.sampler.sample(logits)?;
         self.stats.generated_tokens += 1;
-        let finish = job.accept(token);
-        if !matches!(finish, Some(Finish::Stop)) {
-            progress.tokens.push((job.id, token));
-        }
-        Ok(finish)
+        let bytes = self.tokenizer.map(|tokenizer| tokenizer.token_bytes(token)).transpose()?;
+        Ok(job.accept(token, bytes.unwrap_or_default(), progress))
     }
 
     /// Takes running jobs out, given in their order, and frees their pages.
     fn end(&mut self, ended: Vec<(usize, Finish)>, progress: &mut Progress) {
         let first = progress.completed.len();
         for (index, finish) in ended.into_iter().rev() {
-            progress.completed.push(self.running.remove(index).end(finish));
+            self.running.remove(index).end(finish, progress);
         }
         progress.completed[first..].reverse();
         self.cache.settle();

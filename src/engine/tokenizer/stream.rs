@@ -30,6 +30,11 @@ impl StreamDecoder {
         text
     }
 
+    /// The bytes of the unfinished character at the end, if there is one.
+    pub fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
     /// Ends the stream: an unfinished character becomes U+FFFD.
     pub fn finish(&mut self) -> String {
         let text = String::from_utf8_lossy(&self.pending).into_owned();

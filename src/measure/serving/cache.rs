@@ -195,6 +195,13 @@ impl Cache {
         self.manager.audit(&self.sequences)
     }
 
+    /// Keys and values of all steps so far that the pages' formats could not hold, and that were saturated.
+    /// Waits for what is queued in `stream`.
+    pub fn saturated(&self, staging: &mut Staging, stream: &Stream) -> Result<u64, ServingError> {
+        let counts = self.works.iter().map(|work| work.appender.saturated(staging, stream));
+        Ok(counts.sum::<Result<u64, _>>()?)
+    }
+
     /// Bytes of pages that the sequences hold.
     pub fn held_bytes(&self) -> usize {
         let pages: usize = self.sequences.iter().map(Sequence::pages).sum();

@@ -280,6 +280,7 @@ impl<G: Gemm> Bench<'_, G> {
             evictions,
             pages_freed: done.pages,
             slots_moved: done.moved,
+            saturated: cache.saturated(staging, stream)?,
         })
     }
 }

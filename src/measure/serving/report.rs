@@ -65,6 +65,9 @@ pub struct Run {
     pub pages_freed: usize,
     /// Slots they moved.
     pub slots_moved: usize,
+    /// Keys and values of all steps, the first ones that are not timed among them, that the format could
+    /// not hold, and that were saturated: with any, the run computed something else than the model.
+    pub saturated: u64,
 }
 
 /// The whole curve.

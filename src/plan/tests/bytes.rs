@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::{base::compact, plan::*};
 
-/// Slots per page of the heads under test: ragged on purpose.
-pub(super) const SLOTS: [usize; 3] = [1, 4, 7];
+/// Slots per page of the heads under test: ragged on purpose, and several of one size.
+pub(super) const SLOTS: [usize; 5] = [1, 4, 7, 4, 4];
 
 /// What a store would hold: the tag of the token in each slot of each page.
 #[derive(Clone, Default)]

@@ -68,7 +68,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         6 => (prop::collection::vec((0usize..8, 0usize..12), 1..4), end())
             .prop_map(|(to, end)| Op::Append { to, end }),
         2 => (0usize..8).prop_map(Op::Fork),
-        4 => (0usize..8, any::<u64>(), 0u8..8, any::<bool>(), end(), any::<bool>())
+        4 => (0usize..8, any::<u64>(), 0u8..32, any::<bool>(), end(), any::<bool>())
             .prop_map(|(of, seed, heads, sparing, end, late)| {
                 Op::Evict { of, seed, heads, sparing, end, late }
             }),

@@ -169,7 +169,7 @@ proptest! {
     fn what_a_refusal_asks_for_is_what_it_takes(
         (prefix, own, forks) in (1usize..30, 0usize..12, 1usize..3),
         early in prop::option::of(any::<u64>()),
-        (seed, heads, truncate) in (any::<u64>(), 1u8..8, prop::option::of(0usize..30)),
+        (seed, heads, truncate) in (any::<u64>(), 1u8..32, prop::option::of(0usize..30)),
     ) {
         let mut full = Full::new(prefix, own, forks, early);
         let tokens = full.evicting.tokens();

@@ -9,7 +9,7 @@ use super::{
     line_chart::LineChart,
     table::{self, Table},
 };
-use crate::report::file::{ReportError, write_atomically};
+use crate::report::{error::ReportError, file::write_atomically};
 
 /// A page under construction: parts appear in the order they are added.
 #[derive(Clone, Debug)]

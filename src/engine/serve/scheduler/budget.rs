@@ -1,9 +1,9 @@
 //! How many pages a request may hold, and will hold at most.
 
-use super::{Job, Scheduler};
+use super::Scheduler;
 use crate::{
     cache::{CacheError, Compression},
-    engine::error::EngineError,
+    engine::{error::EngineError, serve::job::Job},
     evict::{Budget, EvictError, HeadExtent},
 };
 

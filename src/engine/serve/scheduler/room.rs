@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
-use super::{Finish, Job, Progress, Scheduler};
+use super::{Scheduler, full::is_full};
 use crate::{
     cache::{CacheError, Compression},
-    engine::error::EngineError,
+    engine::{
+        error::EngineError,
+        serve::{
+            job::Job,
+            request::{Finish, Progress},
+        },
+    },
     evict::Budget,
     plan::{Admission, PlanError, PoolError},
 };
@@ -25,9 +31,9 @@ impl Scheduler<'_> {
                 Ok(Admission::Never { needed, total }) => {
                     let error = CacheError::from(PlanError::NeverFits { needed, total });
                     let failed = Finish::Failed(Arc::new(error.into()));
-                    progress.completed.push(job.end(failed));
+                    job.end(failed, progress);
                 }
-                Err(error) => progress.completed.push(job.end(Finish::Failed(Arc::new(error)))),
+                Err(error) => job.end(Finish::Failed(Arc::new(error)), progress),
             }
         }
     }
@@ -123,7 +129,7 @@ impl Scheduler<'_> {
         let shared = self.give_way(&mut job);
         if alone && !shared && !others_are_enough {
             // The pool is too small for this one request.
-            progress.completed.push(job.end(Finish::Failed(Arc::new(full.into()))));
+            job.end(Finish::Failed(Arc::new(full.into())), progress);
             return;
         }
         job.preempt();
@@ -166,13 +172,4 @@ impl Scheduler<'_> {
         self.cache.settle();
         before - self.cache.stats().held < held
     }
-}
-
-pub(super) fn is_full(error: &CacheError) -> bool {
-    matches!(
-        error,
-        CacheError::Plan(
-            PlanError::Pool(PoolError::OutOfPages { .. }) | PlanError::NeverFits { .. }
-        )
-    )
 }
