@@ -3,7 +3,7 @@
 // Rows are operand rows of mma.m16n8k16, slots its columns; a lane owns rows lane / 4 and
 // lane / 4 + 8, and slots 2 (lane % 4) + {0, 1} of each of the two products of a tile.
 #pragma once
-#include "format.cuh"
+#include "work.cuh"
 
 namespace hw {
 
@@ -143,6 +143,41 @@ struct Attention {
                 for (u32 e = 0; e < 2; ++e)
                     if (static_cast<int>(8 * n + e) >= mine) x[h][n][e] = MASKED;
         }
+    }
+
+    // Takes out the slots that are hidden from each row, counted from the tile's first.
+    static __device__ __forceinline__ void hide(Block& x, const Hidden (&hidden)[HALVES], u32 lane) {
+#pragma unroll
+        for (u32 h = 0; h < HALVES; ++h)
+#pragma unroll
+            for (u32 n = 0; n < NT; ++n)
+#pragma unroll
+                for (u32 e = 0; e < 2; ++e) {
+                    const u32 slot = 8 * n + 2 * (lane % 4) + e;
+                    if (hidden[h].from <= slot && slot < hidden[h].to) x[h][n][e] = MASKED;
+                }
+    }
+
+    // Holds scores in base 2 to cap · tanh(score / cap), `cap` being a natural logarithm. What is not
+    // finite becomes NaN: sums that overflowed on the way must not come back as ±cap.
+    //
+    // tanh z = (1 − e) / (1 + e) with e = exp(−2z) for z > 0, but for small z, where that cancels, by its
+    // series: so it is right to 2e-7 of the smaller of score and cap.
+    static __device__ __forceinline__ void hold(Block& x, float cap) {
+        const float cap_2 = cap * LOG2_E, inverse = divide(1.0f, cap_2), twice = divide(-2.0f, cap);
+#pragma unroll
+        for (u32 h = 0; h < HALVES; ++h)
+#pragma unroll
+            for (u32 n = 0; n < NT; ++n)
+#pragma unroll
+                for (u32 e = 0; e < 2; ++e) {
+                    const float score = x[h][n][e], z = score * inverse, z2 = z * z;
+                    const float near = score * fmaf(z2, fmaf(z2, 2.0f / 15.0f, -1.0f / 3.0f), 1.0f);
+                    const float below = exp2_fast(fabsf(score) * twice);
+                    const float far = cap_2 * divide_fast(1.0f - below, 1.0f + below);
+                    const float held = fabsf(z) < 0.125f ? near : copysignf(far, score);
+                    x[h][n][e] = fmaf(score, 0.0f, held);
+                }
     }
 
     // Turns scores into probabilities against the running maximum, which may rise. A score that is not

@@ -7,6 +7,12 @@
 //   partial_out  [partials, GROUP, D] f32; partial_lse [partials, GROUP], base 2: for headwise_merge
 //   logits       [slots, GROUP] f32, scale · q·k in units of log2 e (only with HEADWISE_LOGITS)
 //   scale        of q·k, usually 1/sqrt(D)
+//   places       [items]: where each lies in its table; window, sinks: a query sees the newest `window`
+//                slots of its table and the first `sinks` (only with HEADWISE_WINDOW). The logits of others
+//                are so low that their weight is zero
+//   softcap      what scaled scores are held to (only with HEADWISE_SOFTCAP); logits are held too
+//   sink_logits  [heads]: a logit without a value for each query head of a token; row r is of head
+//                r % heads (only with HEADWISE_SINK_LOGITS)
 //
 // Grid: x blocks as `lists` has, y = ceil(GROUP / 16). Block: headwise_decode_threads threads,
 // headwise_decode_shared bytes of dynamic shared memory (both exported by the module).
@@ -18,7 +24,6 @@
 // item of no slots gives zeros and a log-sum-exp of minus infinity. An output row is written by one
 // item alone; nothing else is assumed about the order of items.
 #include "attend.cuh"
-#include "work.cuh"
 
 using namespace hw;
 
@@ -145,7 +150,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                     const WorkItem* __restrict__ items, const u32* __restrict__ lists,
                     const u8* __restrict__ queries, u8* __restrict__ out,
                     float* __restrict__ lse, float* __restrict__ partial_out,
-                    float* __restrict__ partial_lse, float* __restrict__ logits, float scale) {
+                    float* __restrict__ partial_lse, float* __restrict__ logits, float scale
+#ifdef HEADWISE_WINDOW
+                    ,
+                    const ItemPlace* __restrict__ places, u32 window, u32 sinks
+#endif
+#ifdef HEADWISE_SOFTCAP
+                    ,
+                    float softcap
+#endif
+#ifdef HEADWISE_SINK_LOGITS
+                    ,
+                    const float* __restrict__ sink_logits, u32 heads
+#endif
+    ) {
     extern __shared__ __align__(128) u8 shared[];
     uint4* const shared_queries = reinterpret_cast<uint4*>(shared);
     u8* const ring = shared + Attend::QUERY_BYTES;
@@ -166,23 +184,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (u32 at = lists[blockIdx.x]; at < end; ++at) {
         const WorkItem item = items[at];
         const u32 row = item.query + first_row;
-        const u32 tiles = tiles_of(item.slots);
+        Hidden hidden = Hidden::none();
+#ifdef HEADWISE_WINDOW
+        const ItemPlace place = places[at];
+        const u32 table = places[place.last].first + items[place.last].slots;
+        hidden = Hidden::of(table, window, sinks).since(place.first);
+#endif
+#ifdef HEADWISE_LOGITS
+        const Tiles tiles(item.slots, Hidden::none());
+#else
+        const Tiles tiles(item.slots, hidden);
+#endif
 
         // Page ids come 32 tiles at a time, one a lane, and a batch before they are needed.
         const auto read_ids = [&](u32 first) {
             const u32 tile = warp + (first + lane) * WARPS;
-            return tile < tiles ? page_ids[item.pages + tile / PAGE_TILES] : 0;
+            return tile < tiles.count ? page_ids[item.pages + tiles.at(tile) / PAGE_TILES] : 0;
         };
         u32 ids = 0, next_ids = read_ids(0), issued = 0;
         const auto issue = [&] {
             const u32 tile = warp + issued * WARPS;
-            if (tile < tiles) {
+            if (tile < tiles.count) {
                 if (issued % WARP == 0) {
                     ids = next_ids;
                     next_ids = read_ids(issued + WARP);
                 }
                 const u8* const page = page_at(pages, __shfl_sync(ALL, ids, issued % WARP));
-                tiles_of_warp.fill(page, TileAt(tile, item.slots), lane);
+                tiles_of_warp.fill(page, TileAt(tiles.at(tile), item.slots), lane);
                 ++issued;
             }
             tiles_of_warp.commit();
@@ -199,20 +227,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const Attend::Queries q(shared_queries, lane);
         Attend::State state;
 
-        for (u32 tile = warp; tile < tiles; tile += WARPS) {
+        for (u32 tile = warp; tile < tiles.count; tile += WARPS) {
             const u32 stage = tiles_of_warp.wait();
             // All lanes' copies have landed, and all lanes are done with the tile before.
             __syncwarp();
             issue();
 
-            const TileAt t(tile, item.slots);
+            const TileAt t(tiles.at(tile), item.slots);
             Attend::Block x;
             Attend::score_tile(q, stage, stage + key_lane, lane, x);
+#ifdef HEADWISE_SOFTCAP
+            Attend::hold(x, softcap);
+#endif
             if (t.valid < TILE) {
                 u32 ends[Attend::HALVES];
 #pragma unroll
                 for (u32 h = 0; h < Attend::HALVES; ++h) ends[h] = t.valid;
                 Attend::mask(x, ends, lane);
+            }
+            if (hidden.some_of(t.slot(), t.valid)) {
+                Hidden here[Attend::HALVES];
+#pragma unroll
+                for (u32 h = 0; h < Attend::HALVES; ++h) here[h] = hidden.since(t.slot());
+                Attend::hide(x, here, lane);
             }
 #ifdef HEADWISE_LOGITS
 #pragma unroll
@@ -240,6 +277,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (u32 i = threadIdx.x; i < rows * (D / 4); i += THREADS) {
             const u32 r = i / (D / 4), channel = i % (D / 4) * 4;
             float top = LOWEST, sum = 0.0f;
+            bool none = hidden.all_of(0, item.slots) || item.slots == 0;
+#ifdef HEADWISE_SINK_LOGITS
+            const bool sinks_in = item.partial == NO_PARTIAL;
+            const float sink = sinks_in ? sink_logits[(row + r) % heads] * LOG2_E : -infinity();
+            top = fmaxf(top, sink);
+            none &= !sinks_in;
+#endif
 #pragma unroll
             for (u32 w = 0; w < WARPS; ++w) top = fmaxf(top, stats[2 * (w * ROWS + r)]);
             float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -251,7 +295,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 sum += weight * stats[2 * (w * ROWS + r) + 1];
                 o.x += weight * v.x, o.y += weight * v.y, o.z += weight * v.z, o.w += weight * v.w;
             }
-            const bool none = item.slots == 0;
+#ifdef HEADWISE_SINK_LOGITS
+            sum += exp2_fast(sink - top);
+#endif
             const float inverse = none ? 0.0f : divide(1.0f, sum);
             o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
             const float log_sum = none ? -infinity() : Attend::log_sum(top, sum);

@@ -5,6 +5,8 @@
 //                NO_QUERY pads a launch of fixed size and does nothing
 //   partial_out  [partials, GROUP, D] f32; partial_lse [partials, GROUP], base 2
 //   out          [rows, D] of the IO format; lse [rows], natural logarithm
+//   sink_logits  [heads]: a logit without a value for each query head of a token, which joins here; row r
+//                is of head r % heads (only with HEADWISE_SINK_LOGITS)
 //
 // Grid: x = merges, y = GROUP. Block: headwise_merge_threads threads, no dynamic shared memory.
 // out = Σ 2^(lse_i − lse) · out_i: partials of no slots, whose lse is minus infinity, drop out.
@@ -35,7 +37,12 @@ extern "C" __device__ const u32 headwise_merge_shared = 0;
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_merge(const Merge* __restrict__ merges, const float* __restrict__ partial_out,
                    const float* __restrict__ partial_lse, u8* __restrict__ out,
-                   float* __restrict__ lse) {
+                   float* __restrict__ lse
+#ifdef HEADWISE_SINK_LOGITS
+                   ,
+                   const float* __restrict__ sink_logits, u32 heads
+#endif
+    ) {
     const Merge merge = merges[blockIdx.x];
     const u32 head = blockIdx.y;
     if (merge.query == NO_QUERY) return;
@@ -53,6 +60,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         top = fmaxf(top, __shfl_xor_sync(ALL, top, lanes));
 
     float sum = 0.0f;
+#ifdef HEADWISE_SINK_LOGITS
+    const float sink = sink_logits[(merge.query + head) % heads] * LOG2_E;
+    top = fmaxf(top, sink);
+    sum = exp2_fast(sink - top);
+#endif
     float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     // 32 partials at a time, the weight of each in one lane.
     for (u32 first = 0; first < merge.count; first += WARP) {

@@ -9,11 +9,13 @@
 //                before + t + 1 slots of its table
 //   out, lse     as queries; natural logarithm
 //   scale        of q·k, usually 1/sqrt(D)
+//   window, sinks  a token sees the newest `window` of these slots and the first `sinks` (only with
+//                HEADWISE_WINDOW)
+//   softcap, sink_logits, heads  as in headwise_decode
 //
 // Grid: x = items. Block: headwise_prefill_threads threads, headwise_prefill_shared bytes of dynamic
 // shared memory. The warps of a block own 16 rows each and share the tiles.
 #include "attend.cuh"
-#include "work.cuh"
 
 using namespace hw;
 
@@ -59,7 +61,20 @@ extern "C" __device__ const u32 headwise_prefill_rows = ROWS;
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_prefill(const u8* __restrict__ pages, const u32* __restrict__ page_ids,
                      const PrefillItem* __restrict__ items, const u8* __restrict__ queries,
-                     u8* __restrict__ out, float* __restrict__ lse, u32 row_stride, float scale) {
+                     u8* __restrict__ out, float* __restrict__ lse, u32 row_stride, float scale
+#ifdef HEADWISE_WINDOW
+                     ,
+                     u32 window, u32 sinks
+#endif
+#ifdef HEADWISE_SOFTCAP
+                     ,
+                     float softcap
+#endif
+#ifdef HEADWISE_SINK_LOGITS
+                     ,
+                     const float* __restrict__ sink_logits, u32 heads
+#endif
+    ) {
     extern __shared__ __align__(128) u8 shared[];
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
     const PrefillItem item = items[blockIdx.x];
@@ -80,7 +95,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 
     const u32 last = item.first_row + item.rows - 1;
     const u32 slots = min(item.slots, item.before + last / GROUP + 1);
-    const u32 tiles = tiles_of(slots);
+    // Later rows see no more of what the first row does not.
+    Hidden hidden = Hidden::none();
+#ifdef HEADWISE_WINDOW
+    hidden = Hidden::of(min(item.slots, item.before + item.first_row / GROUP + 1), window, sinks);
+#endif
+    const Tiles tiles(slots, hidden);
 
     const u32 key_lane = Keys::template key_lane<Keys::ROW>(lane);
     const u32 value_lane = Values::template value_lane<Values::ROW>(lane);
@@ -89,8 +109,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (u32 i = 0; i < SPAN; ++i) {
             const u32 tile = span * SPAN + i;
-            if (tile < tiles) {
-                const TileAt t(tile, slots);
+            if (tile < tiles.count) {
+                const TileAt t(tiles.at(tile), slots);
                 const u8* const page = page_at(pages, page_ids[item.pages + t.page]);
                 const u32 to = stage + i * TILE_PAIR;
                 Keys::template copy_tile<THREADS>(to, page, t.first, t.valid, threadIdx.x);
@@ -115,7 +135,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     for (u32 h = 0; h < Attend::HALVES; ++h) limits[h] = visible(lane / 4 + 8 * h);
     const u32 all_see = visible(0), some_see = rows > 0 ? visible(rows - 1) : 0;
 
-    const u32 spans = ceil_div(tiles, SPAN);
+#ifdef HEADWISE_WINDOW
+    Hidden limits_below[Attend::HALVES];
+#pragma unroll
+    for (u32 h = 0; h < Attend::HALVES; ++h)
+        limits_below[h] = Hidden::of(limits[h], window, sinks);
+    const Hidden all_miss = Hidden::of(all_see, window, sinks);
+    const Hidden some_miss = Hidden::of(some_see, window, sinks);
+#endif
+
+    const u32 spans = ceil_div(tiles.count, SPAN);
     for (u32 span = 0; span < spans; ++span) {
         copy_async_wait<STAGES - 2>();
         // Everybody's copies have landed, and everybody is done with the stage that is filled next.
@@ -125,13 +154,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll SPAN_UNROLL
         for (u32 i = 0; i < SPAN; ++i) {
             const u32 tile = span * SPAN + i;
-            if (tile >= tiles) break;
-            const TileAt t(tile, slots);
+            if (tile >= tiles.count) break;
+            const TileAt t(tiles.at(tile), slots);
             const u32 first = t.slot();
             if (first >= some_see) break;
+#ifdef HEADWISE_WINDOW
+            if (all_miss.all_of(first, t.valid)) continue;
+#endif
             const u32 k = stage + i * TILE_PAIR, v = k + Keys::TILE_BYTES;
             Attend::Block x;
             Attend::score_tile(q, k, k + key_lane, lane, x);
+#ifdef HEADWISE_SOFTCAP
+            Attend::hold(x, softcap);
+#endif
             if (t.valid < TILE || first + TILE > all_see) {
                 u32 ends[Attend::HALVES];
 #pragma unroll
@@ -139,6 +174,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                     ends[h] = limits[h] > first ? min(limits[h] - first, t.valid) : 0;
                 Attend::mask(x, ends, lane);
             }
+#ifdef HEADWISE_WINDOW
+            if (some_miss.some_of(first, t.valid)) {
+                Hidden here[Attend::HALVES];
+#pragma unroll
+                for (u32 h = 0; h < Attend::HALVES; ++h) here[h] = limits_below[h].since(first);
+                Attend::hide(x, here, lane);
+            }
+#endif
             Attend::soften(state, x);
             Attend::accumulate(state, v, v + value_lane, lane, x);
         }
@@ -153,14 +196,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     __syncwarp();
     for (u32 i = lane; i < rows * (D / 4); i += WARP) {
         const u32 r = i / (D / 4), channel = i % (D / 4) * 4;
-        const float sum = stats[2 * r + 1];
+        const u64 row = place(r);
+        float top = stats[2 * r], sum = stats[2 * r + 1];
         const bool none = item.slots == 0;
-        const float inverse = none ? 0.0f : divide(1.0f, sum);
+        float weight = 1.0f;
+#ifdef HEADWISE_SINK_LOGITS
+        const float sink = sink_logits[row % heads] * LOG2_E;
+        top = fmaxf(top, sink);
+        weight = exp2_fast(stats[2 * r] - top);
+        sum = fmaf(sum, weight, exp2_fast(sink - top));
+#endif
+        const float inverse = none ? 0.0f : divide(weight, sum);
         float4 o = *reinterpret_cast<const float4*>(acc + r * Attend::ACC_ROW + channel);
         o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
-        const u64 row = place(r);
         Io::store_4(out + row * Io::payload(D), nullptr, channel, o);
         if (channel == 0)
-            lse[row] = none ? -infinity() : Attend::log_sum(stats[2 * r], sum) * LN_2;
+            lse[row] = none ? -infinity() : Attend::log_sum(top, sum) * LN_2;
     }
 }

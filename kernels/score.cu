@@ -5,9 +5,9 @@
 //   queries, lse  rows as prefill has them; lse is natural, of the whole table
 //   items         [grid.x]: ranges of tables, see Item; grid.y = GROUP
 //   sums          [slots, GROUP] f32
+//   window, sinks, softcap  as in headwise_prefill; a sink logit is in lse already
 //   Block: headwise_score_threads threads, headwise_score_shared bytes of dynamic shared memory.
 #include "attend.cuh"
-#include "work.cuh"
 
 using namespace hw;
 
@@ -21,7 +21,7 @@ struct __align__(8) Item {
     u32 before;      // slots of the table before the window's first token
     u32 window;      // query tokens
     u32 sums;        // where the range's first slot stands in the sums
-    u32 reserved;
+    u32 skip;        // newest slots that a query sees and that do not count; left out of `before`
 };
 
 using Attend = Attention<false, 2>;
@@ -43,7 +43,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     headwise_score(const u8* __restrict__ pages, const u32* __restrict__ page_ids,
                    const Item* __restrict__ items, const u8* __restrict__ queries,
                    const float* __restrict__ lse, float* __restrict__ sums, u32 row_stride,
-                   float scale) {
+                   float scale
+#ifdef HEADWISE_WINDOW
+                   ,
+                   u32 window, u32 sinks
+#endif
+#ifdef HEADWISE_SOFTCAP
+                   ,
+                   float softcap
+#endif
+    ) {
     extern __shared__ __align__(128) u8 shared[];
     uint4* const shared_queries = reinterpret_cast<uint4*>(shared);
     const u32 lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
@@ -76,12 +85,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         const Attend::Queries q(shared_queries, lane);
         float norm[Attend::HALVES];
         u32 limit[Attend::HALVES];
+#ifdef HEADWISE_WINDOW
+        Hidden hidden[Attend::HALVES];
+#endif
 #pragma unroll
         for (u32 h = 0; h < Attend::HALVES; ++h) {
             const u32 r = lane / 4 + 8 * h;
             const u32 seen = item.before + first + r + 1;
             norm[h] = r < rows ? lse[row_of(first + r)] * LOG2_E : 0.0f;
             limit[h] = r < rows && seen > item.first_slot ? seen - item.first_slot : 0;
+#ifdef HEADWISE_WINDOW
+            hidden[h] = Hidden::of(seen + item.skip, window, sinks).since(item.first_slot);
+#endif
         }
 
         u32 parity = 0;
@@ -95,11 +110,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             const TileAt t(tile, item.slots);
             Attend::Block x;
             Attend::score_tile(q, stage, stage + key_lane, lane, x);
+#ifdef HEADWISE_SOFTCAP
+            Attend::hold(x, softcap);
+#endif
             u32 ends[Attend::HALVES];
 #pragma unroll
             for (u32 h = 0; h < Attend::HALVES; ++h)
                 ends[h] = limit[h] > t.slot() ? min(limit[h] - t.slot(), t.valid) : 0;
             Attend::mask(x, ends, lane);
+#ifdef HEADWISE_WINDOW
+            Hidden here[Attend::HALVES];
+#pragma unroll
+            for (u32 h = 0; h < Attend::HALVES; ++h) here[h] = hidden[h].since(t.slot());
+            Attend::hide(x, here, lane);
+#endif
 #pragma unroll
             for (u32 n = 0; n < NT; ++n)
 #pragma unroll

@@ -6,6 +6,8 @@ mod backend;
 mod compiler;
 #[path = "conformance/mod.rs"]
 mod conformance;
+#[path = "cuda_support/door.rs"]
+mod door;
 #[path = "cuda_support/engine.rs"]
 mod engine;
 #[path = "cuda_support/graph.rs"]
@@ -102,6 +104,15 @@ fn attention_is_that_of_the_reference() {
             AttentionCase { layer: &layer, formats: &mixed, longest: 20_000, seed: seed as u64 };
         let errors = attention_errors(&kernels, &case).unwrap();
         assert!(errors.within(tolerance(&mixed)), "{layer:?}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_cache_is_the_same_in_both_memories() {
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    for seed in 0..20 {
+        door::both_memories_agree(&kernels, 500, seed);
     }
 }
 

@@ -14,6 +14,8 @@ mod compiler;
 #[path = "conformance/mod.rs"]
 mod conformance;
 #[cfg(unix)]
+#[path = "cuda_support/door.rs"]
+mod door;
 #[path = "cuda_support/engine.rs"]
 mod engine;
 #[cfg(unix)]

@@ -25,6 +25,12 @@ impl Batch<'_> {
                 return Err(AttendError::WrongLength { what, got, expected });
             }
         }
+        self.check_tables(store)
+    }
+
+    /// The part of [`check`](Self::check) that is about tables.
+    pub(crate) fn check_tables<S: PageStore>(&self, store: &S) -> Result<(), AttendError> {
+        let layer = self.layer;
         // Heads share few layouts: comparing with the last good one saves laying it out again.
         let mut good = None;
         for (span, s) in self.spans.iter().enumerate() {

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::{
-    KvCache,
-    error::CacheError,
-    layouts::HeadLayouts,
-    sequence::{KvSequence, Watch},
+    error::CacheError, kv_cache::KvCache, layouts::HeadLayouts, memory::Memory,
+    sequence::KvSequence, watch::Watch,
 };
 use crate::{
     base::CacheShape,
     evict::{Budget, HeadContext, HeadExtent, HeadSlots, Policy, Score, Scorer, plan, quantize},
     plan::Rewrite,
-    store::{HostStore, PageStore, TablePages},
+    store::TablePages,
 };
 
 /// How a sequence is compressed.
@@ -52,15 +50,42 @@ impl std::fmt::Debug for Compression {
     }
 }
 
-pub(super) fn compress(
-    cache: &mut KvCache,
+impl<M: Memory> KvCache<M> {
+    /// Evicts whole pages until the sequence is within the budget. Heads of layers with a window take no
+    /// part: the budget is that of all others.
+    pub fn compress(
+        &self,
+        sequence: &mut KvSequence,
+        compression: &Compression,
+    ) -> Result<Compressed, CacheError> {
+        compress(self, sequence, compression)
+    }
+
+    /// Forgets the newest tokens of a sequence, so that `tokens` are left.
+    ///
+    /// # Errors
+    /// [`PlanError::PastMargin`](crate::plan::PlanError::PastMargin) in a shape with windows, beyond
+    /// [`CacheConfig::rollback`](super::CacheConfig::rollback).
+    pub fn truncate(&self, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
+        self.check_owner(sequence)?;
+        sequence.tables.recover()?;
+        if let Some(watch) = &sequence.watch {
+            watch.check(&sequence.tables)?;
+        }
+        let rewrite = self.settled(|manager| manager.truncate(&mut sequence.tables, tokens))??;
+        carry_out(rewrite, &self.memory, &sequence.layouts, &mut sequence.watch)?;
+        self.settle()
+    }
+}
+
+fn compress<M: Memory>(
+    cache: &KvCache<M>,
     sequence: &mut KvSequence,
     compression: &Compression,
 ) -> Result<Compressed, CacheError> {
     let Compression { scorer, policy, budget } = compression;
     cache.check_owner(sequence)?;
     sequence.tables.recover()?;
-    cache.settle();
     let tokens = sequence.tokens();
     let (evictable, extents) = sequence.extents();
     let wanted = budget.pages_to_free(&extents, tokens, policy)?;
@@ -78,7 +103,7 @@ pub(super) fn compress(
         let watch = sequence.watch.as_ref().filter(|watch| watch.serves(scorer));
         &watch.ok_or(CacheError::NotObserved { scorer: scorer.name() })?.scores
     } else {
-        computed = score_heads(&cache.shape, &cache.store, sequence, scorer.as_ref())?;
+        computed = score_heads(cache.shape(), &cache.memory, sequence, scorer.as_ref())?;
         &computed
     };
     let heads: Vec<HeadSlots<'_>> = (evictable.iter().zip(&extents))
@@ -93,13 +118,15 @@ pub(super) fn compress(
     let mut rewrites = plan.rewrites();
     rewrites.iter_mut().for_each(|rewrite| rewrite.head = evictable[rewrite.head]);
 
-    let rewrite = cache.manager.rewrite_sparing(&mut sequence.tables, rewrites)?;
+    let rewrite =
+        cache.settled(|manager| manager.rewrite_sparing(&mut sequence.tables, rewrites))?;
+    let rewrite = rewrite?;
     let pages_copied = rewrite.pages_copied();
-    let slots_moved = carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
+    let slots_moved = carry_out(rewrite, &cache.memory, &sequence.layouts, &mut sequence.watch)?;
     if let Some(watch) = &mut sequence.watch {
         watch.scores.iter_mut().for_each(|scores| scores.shrink_to(scores.len() + 64));
     }
-    cache.settle();
+    cache.settle()?;
     Ok(Compressed {
         pages_freed: plan.pages_freed(),
         slots_evicted: plan.victims(),
@@ -108,27 +135,10 @@ pub(super) fn compress(
     })
 }
 
-pub(super) fn truncate(
-    cache: &mut KvCache,
-    sequence: &mut KvSequence,
-    tokens: usize,
-) -> Result<(), CacheError> {
-    cache.check_owner(sequence)?;
-    sequence.tables.recover()?;
-    cache.settle();
-    if let Some(watch) = &sequence.watch {
-        watch.check(&sequence.tables)?;
-    }
-    let rewrite = cache.manager.truncate(&mut sequence.tables, tokens)?;
-    carry_out(rewrite, &mut cache.store, &sequence.layouts, &mut sequence.watch)?;
-    cache.settle();
-    Ok(())
-}
-
 /// Scores of all slots from what the pages hold, head by head on all threads.
-fn score_heads(
+fn score_heads<M: Memory>(
     shape: &CacheShape,
-    store: &HostStore,
+    memory: &M,
     sequence: &KvSequence,
     scorer: &dyn Scorer,
 ) -> Result<Vec<Vec<Score>>, CacheError> {
@@ -142,7 +152,7 @@ fn score_heads(
         if scorer.needs().keys {
             keys.resize(table.slots * layer.k_dim(), 0.0);
             let pages = TablePages { pages: table.pages, layout: sequence.layouts.of(head) };
-            store.read_keys(pages, 0, &mut keys)?;
+            memory.read_keys(pages, &mut keys)?;
         }
         let context = HeadContext {
             head,
@@ -165,9 +175,9 @@ fn score_heads(
 
 /// Makes the copies and the moves of a rewrite, of bytes and of scores, and commits it; returns how many
 /// slots moved.
-fn carry_out(
+fn carry_out<M: Memory>(
     rewrite: Rewrite<'_>,
-    store: &mut HostStore,
+    memory: &M,
     layouts: &HeadLayouts,
     watch: &mut Option<Watch>,
 ) -> Result<usize, CacheError> {
@@ -175,10 +185,10 @@ fn carry_out(
     let mut moved = 0;
     for pass in moving.passes() {
         let copies: Vec<(u32, u32)> = pass.copies().iter().map(|c| (c.from, c.to)).collect();
-        store.copy_pages(&copies)?;
+        memory.copy_pages(&copies)?;
         for head in pass.heads() {
             let pages = TablePages { pages: head.pages(), layout: layouts.of(head.head()) };
-            store.move_slots(pages, head.moves())?;
+            memory.move_slots(pages, head.moves())?;
             moved += head.moves().len();
             if let Some(watch) = watch
                 && !layouts.plan().is_windowed(head.head())

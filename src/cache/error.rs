@@ -97,6 +97,31 @@ pub enum CacheError {
         /// The length that fits.
         expected: usize,
     },
+    /// A staged sequence whose pages are of another size, or whose heads are of another shape.
+    #[error("what is staged does not fit heads and pages of {page_bytes} bytes of this cache")]
+    OtherPages {
+        /// Bytes of the cache's pages.
+        page_bytes: usize,
+    },
+    /// A tensor on a device that its kernels cannot take.
+    #[error("a tensor view that kernels cannot take: {problem}")]
+    BadTensor {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A shape with something that this memory's attention does not compute.
+    #[error("this memory's attention has no {0}")]
+    Unsupported(&'static str),
+    /// A step within another step's attention: a job of the same rayon pool that steps the same cache, and
+    /// would wait for itself.
+    #[error("a step of this cache was begun inside the attention of another, in the same thread")]
+    Reentered,
+    /// A sequence that another step, or another thread, has at the moment.
+    #[error("sequence {member} of the step is locked elsewhere")]
+    Busy {
+        /// Its place in the step.
+        member: usize,
+    },
     /// A scorer asked for attention of a sequence that collected none for it: it observed nothing, or
     /// for another scorer, or for this one with other settings.
     #[error(

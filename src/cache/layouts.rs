@@ -95,6 +95,15 @@ impl HeadLayouts {
         Ok(Self { formats: formats.clone(), layouts, of_head, plan })
     }
 
+    /// Whether these are layouts of a shape's heads in pages of this size.
+    pub(super) fn fit(&self, shape: &CacheShape, page_bytes: usize) -> bool {
+        let of = |(head, layer): (usize, &LayerShape)| {
+            let layout = self.of(head);
+            (layout.channels, layout.page_bytes) == (layer.channels(), page_bytes)
+        };
+        self.of_head.len() == shape.heads() && shape.layer_of_heads().enumerate().all(of)
+    }
+
     /// The layout of a head's pages.
     pub fn of(&self, head: usize) -> &PageLayout {
         &self.layouts[self.of_head[head] as usize]

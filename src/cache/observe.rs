@@ -1,17 +1,17 @@
 //! From the attention of a step to scores at rest.
 
-use super::{error::CacheError, layouts::HeadLayouts, sequence::Watch};
+use super::{error::CacheError, layouts::HeadLayouts, watch::Watch};
 use crate::{
     attend::{Reduce, SlotScores},
     base::LayerShape,
     evict::{HeadContext, Score, accumulate, quantize},
     plan::Sequence,
-    store::{HostStore, PageStore, TablePages},
+    store::TablePages,
 };
 
 /// Scores that a member of a step wants from attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub enum Wish {
     Nothing,
     /// One value per slot, to add to what the slot has.
     Decode,
@@ -37,13 +37,13 @@ impl Wish {
 /// The scores of one head after a step. They wait for the step's commit: one that fails or is dropped
 /// leaves the old ones alone.
 #[derive(Debug)]
-pub(super) struct Noted {
+pub struct Noted {
     /// The sequence's place in the step.
-    pub member: usize,
+    pub(super) member: usize,
     /// The head, among all heads of the sequence.
-    pub head: usize,
+    pub(super) head: usize,
     /// One score for each of its slots.
-    pub scores: Vec<Score>,
+    pub(super) scores: Vec<Score>,
 }
 
 /// Buffers kept from step to step.
@@ -65,7 +65,8 @@ pub(super) struct Observed<'a> {
     /// Its place among the scores.
     pub span: usize,
     pub scores: &'a SlotScores,
-    pub store: &'a HostStore,
+    /// Decodes the keys of a table.
+    pub read_keys: &'a dyn Fn(TablePages<'_>, &mut [f32]) -> Result<(), CacheError>,
     pub layouts: &'a HeadLayouts,
 }
 
@@ -86,7 +87,7 @@ impl Observed<'_> {
             if scorer.needs().keys {
                 keys.resize(table.slots * layer.k_dim(), 0.0);
                 let pages = TablePages { pages: table.pages, layout: self.layouts.of(head) };
-                self.store.read_keys(pages, 0, keys)?;
+                (self.read_keys)(pages, keys)?;
             }
             let context = HeadContext {
                 head,

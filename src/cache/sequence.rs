@@ -2,10 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::layouts::HeadLayouts;
+use super::{layouts::HeadLayouts, watch::Watch};
 use crate::{
-    evict::{EvictError, Score, Scorer},
-    plan::{HeadTable, PlanError, Sequence},
+    evict::{Score, Scorer},
+    plan::{PlanError, Sequence},
 };
 
 /// The cached K and V of one sequence. Dropping it returns its pages.
@@ -15,49 +15,6 @@ pub struct KvSequence {
     pub(super) watch: Option<Watch>,
 }
 
-/// What a sequence collects for an attention-based scorer.
-pub(super) struct Watch {
-    pub scorer: Arc<dyn Scorer>,
-    /// One score for each slot of each head; none for heads with a window, which are not evicted from.
-    pub scores: Vec<Vec<Score>>,
-}
-
-impl Watch {
-    /// Whether what was collected is what `scorer` goes by.
-    pub fn serves(&self, scorer: &Arc<dyn Scorer>) -> bool {
-        Arc::ptr_eq(&self.scorer, scorer) || self.scorer.is_like(scorer.as_ref())
-    }
-
-    /// Gives new slots, the last ones of each head, a score of zero. Not every scorer is told of every
-    /// step.
-    pub fn grow(&mut self, tables: &Sequence) {
-        for (head, (scores, table)) in self.scores.iter_mut().zip(tables.heads()).enumerate() {
-            if !tables.plan().is_windowed(head) {
-                scores.resize(table.slots, Score::ZERO);
-            }
-        }
-    }
-
-    /// Scores of nothing for the slots that are there.
-    pub fn zeroes(tables: &Sequence) -> Vec<Vec<Score>> {
-        let slots = |(head, table): (usize, HeadTable<'_>)| {
-            if tables.plan().is_windowed(head) { 0 } else { table.slots }
-        };
-        tables.heads().enumerate().map(|head| vec![Score::ZERO; slots(head)]).collect()
-    }
-
-    /// Refuses scores that are not those of the tables' slots: pages must not be freed by them.
-    pub fn check(&self, tables: &Sequence) -> Result<(), EvictError> {
-        for (head, (scores, table)) in self.scores.iter().zip(tables.heads()).enumerate() {
-            let (got, expected) = (scores.len(), table.slots);
-            if got != expected && !tables.plan().is_windowed(head) {
-                return Err(EvictError::Length { what: "the head's scores", got, expected });
-            }
-        }
-        Ok(())
-    }
-}
-
 impl KvSequence {
     pub(super) fn new(tables: Sequence, layouts: Arc<HeadLayouts>) -> Self {
         Self { tables, layouts, watch: None }
@@ -65,10 +22,7 @@ impl KvSequence {
 
     /// The same sequence on shared pages.
     pub(super) fn forked(&self, tables: Sequence) -> Self {
-        let watch = self
-            .watch
-            .as_ref()
-            .map(|watch| Watch { scorer: Arc::clone(&watch.scorer), scores: watch.scores.clone() });
+        let watch = self.watch.clone();
         Self { tables, layouts: Arc::clone(&self.layouts), watch }
     }
 
@@ -127,12 +81,6 @@ impl KvSequence {
         let scores = self.watch.iter().flat_map(|watch| &watch.scores);
         let scores = scores.map(|s| s.capacity() * size_of::<Score>() + size_of_val(s));
         self.tables.metadata_bytes() + scores.sum::<usize>()
-    }
-}
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Watch({})", self.scorer.name())
     }
 }
 

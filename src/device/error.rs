@@ -2,6 +2,7 @@
 
 use thiserror::Error;
 
+use super::kernels::Terms;
 use crate::{base::Channels, cuda::CudaError, format::PageFormat};
 
 /// Why something did not happen on a device.
@@ -47,6 +48,14 @@ pub enum DeviceError {
         blocks: u32,
         /// What does not fit.
         problem: &'static str,
+    },
+    /// A launch with other values than the kernels were compiled to take.
+    #[error("kernels for layers with {compiled} were launched for one with {given}")]
+    OtherTerms {
+        /// What the launch has values for.
+        given: Terms,
+        /// What the kernels were compiled for.
+        compiled: Terms,
     },
     /// A page layout with fields that [`PageLayout::new`](crate::format::PageLayout::new) does not give.
     #[error(

@@ -5,7 +5,10 @@
 //! loops know them. A kernel says how it wants to be launched in two constants of its module,
 //! `headwise_*_threads` and `headwise_*_shared` (dynamic shared memory, in bytes).
 
+use std::fmt;
+
 use crate::{
+    base::LayerShape,
     cuda::nvrtc::Source,
     format::{PageLayout, Region, SlotFormat},
 };
@@ -121,12 +124,67 @@ pub struct Specialisation {
     pub logits: bool,
     /// Whether `decode` has the copy engine bring pages (`cp.async.bulk`); needs sm_90 or newer.
     pub bulk: bool,
+    /// What layers do beside plain attention.
+    pub terms: Terms,
+}
+
+/// What a layer does beside scaling its scores. Kernels without a term have no code for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// Queries see a window, and sinks.
+    pub window: bool,
+    /// Scores are held to a range.
+    pub softcap: bool,
+    /// Each query head has a logit without a value.
+    pub sink_logits: bool,
+}
+
+impl Terms {
+    /// None of them.
+    pub const NONE: Self = Self { window: false, softcap: false, sink_logits: false };
+
+    /// Those of a layer.
+    pub fn of(layer: &LayerShape) -> Self {
+        Self {
+            window: layer.window().is_some(),
+            softcap: layer.softcap().is_some(),
+            sink_logits: layer.sink_logits().is_some(),
+        }
+    }
+}
+
+/// A list in words.
+impl fmt::Display for Terms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let terms = [
+            (self.window, "windows"),
+            (self.softcap, "soft caps"),
+            (self.sink_logits, "sink logits"),
+        ];
+        let names: Vec<_> = terms.into_iter().filter(|(there, _)| *there).map(|t| t.1).collect();
+        f.write_str(
+            if names.is_empty() { "plain scores".to_owned() } else { names.join(", ") }.as_str(),
+        )
+    }
 }
 
 impl Specialisation {
-    /// For f32 queries and outputs, without scores.
+    /// For f32 queries and outputs, without scores, for layers of plain attention.
     pub fn new(layout: PageLayout, group: usize) -> Self {
-        Self { layout, group, io: SlotFormat::F32, logits: false, bulk: false }
+        let (io, terms) = (SlotFormat::F32, Terms::NONE);
+        Self { layout, group, io, logits: false, bulk: false, terms }
+    }
+
+    /// What `merge` is compiled for, beside `decode` for this.
+    pub fn of_merge(&self) -> Self {
+        let terms = Terms { sink_logits: self.terms.sink_logits, ..Terms::NONE };
+        Self { logits: false, bulk: false, terms, ..*self }
+    }
+
+    /// What `score` is compiled for: log-sum-exps have the sink logits in them.
+    pub fn of_score(&self) -> Self {
+        let terms = Terms { sink_logits: false, ..self.terms };
+        Self { logits: false, bulk: false, terms, ..*self }
     }
 
     /// The options that define the kernels' macros.
@@ -155,9 +213,15 @@ impl Specialisation {
         if self.logits {
             options.push("-DHEADWISE_LOGITS".to_owned());
         }
-        if self.bulk {
-            options.push("-DHEADWISE_BULK".to_owned());
-        }
+        let Terms { window, softcap, sink_logits } = self.terms;
+        let flags = [
+            (self.bulk, "BULK"),
+            (window, "WINDOW"),
+            (softcap, "SOFTCAP"),
+            (sink_logits, "SINK_LOGITS"),
+        ];
+        let set = flags.into_iter().filter(|(set, _)| *set);
+        options.extend(set.map(|(_, name)| format!("-DHEADWISE_{name}")));
         options
     }
 }

@@ -1,9 +1,9 @@
 //! The paged cache as the model's KV backend.
 
 use super::{error::EngineError, kv::KvBackend};
-use crate::cache::CacheStep;
+use crate::cache::{CacheRef, HostMemory, KvMember, StepOf};
 
-impl KvBackend for CacheStep<'_> {
+impl<C: CacheRef<Memory = HostMemory>, S: KvMember> KvBackend for StepOf<C, S> {
     fn attend(
         &mut self,
         layer: usize,
@@ -12,6 +12,6 @@ impl KvBackend for CacheStep<'_> {
         v: &[f32],
         out: &mut [f32],
     ) -> Result<(), EngineError> {
-        Ok(CacheStep::attend(self, layer, q, k, v, out)?)
+        Ok(StepOf::attend(self, layer, q, k, v, out)?)
     }
 }

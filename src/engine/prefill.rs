@@ -36,7 +36,7 @@ fn bound(tokens: usize, i: usize, count: usize) -> usize {
 /// [`EngineError::OutOfRange`] for a chunk of no token; what the cache, the model or `each` refuses.
 pub fn feed(
     model: &Model,
-    cache: &mut KvCache,
+    cache: &KvCache,
     sequence: &mut KvSequence,
     tokens: &[u32],
     chunk: usize,

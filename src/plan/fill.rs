@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use super::table_plan::{Class, TablePlan};
+use super::class::Class;
 
 /// The heads of a sequence in the order in which they fill.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +40,11 @@ impl FillOrder {
     /// The heads that need pages for `more` tokens after `tokens`, and how many.
     pub fn due<'a>(
         &'a self,
-        plan: &'a TablePlan,
+        classes: &'a [Class],
         tokens: usize,
         more: usize,
     ) -> impl Iterator<Item = (usize, usize)> + 'a {
-        plan.classes().iter().flat_map(move |class| {
+        classes.iter().flat_map(move |class| {
             let heads = &self.heads[class.heads.clone()];
             let parts = split(heads, class, tokens, more).into_iter();
             parts.filter(|(_, pages)| *pages > 0).flat_map(move |(range, pages)| {
@@ -54,9 +54,8 @@ impl FillOrder {
     }
 
     /// Pages that all heads need together, saturated.
-    pub fn count(&self, plan: &TablePlan, tokens: usize, more: usize) -> usize {
-        let parts = plan
-            .classes()
+    pub fn count(&self, classes: &[Class], tokens: usize, more: usize) -> usize {
+        let parts = classes
             .iter()
             .flat_map(|class| split(&self.heads[class.heads.clone()], class, tokens, more));
         let pages = parts.map(|(range, pages)| pages.saturating_mul(range.len()));
@@ -64,8 +63,8 @@ impl FillOrder {
     }
 
     /// Takes note of how many tokens there are now.
-    pub fn move_to(&mut self, plan: &TablePlan, tokens: u32) {
-        let next = plan.classes().iter().filter_map(|class| {
+    pub fn move_to(&mut self, classes: &[Class], tokens: u32) {
+        let next = classes.iter().filter_map(|class| {
             let heads = &self.heads[class.heads.clone()];
             let at = tokens % class.slots;
             let next = heads.get(below(heads, at)).or(heads.first())?;
@@ -77,8 +76,8 @@ impl FillOrder {
     }
 
     /// Sorts the heads anew, after some of them lost tokens.
-    pub fn sort(&mut self, plan: &TablePlan, lost: impl Fn(usize) -> u32) {
-        for class in plan.classes() {
+    pub fn sort(&mut self, classes: &[Class], lost: impl Fn(usize) -> u32) {
+        for class in classes {
             let heads = &mut self.heads[class.heads.clone()];
             for fill in &mut *heads {
                 fill.residue = (lost(usize::from(fill.head)) % class.slots) as u16;

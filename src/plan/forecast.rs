@@ -1,29 +1,7 @@
 //! What fits, now and in the steps to come.
 
-use super::{manager::BlockManager, needs, pool::StepId, sequence::Sequence};
+use super::{admission::Admission, manager::BlockManager, needs, sequence::Sequence};
 use crate::base::sync::Arc;
-
-/// Whether a request for pages can be met.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Admission {
-    /// Enough pages are free.
-    Now,
-    /// Not now; `missing` pages must be freed first.
-    Later {
-        /// Pages short.
-        missing: usize,
-        /// The step whose [retirement](BlockManager::retire) would free them: they wait behind the fence.
-        /// `None`: somebody has to give pages up.
-        enough_after: Option<StepId>,
-    },
-    /// Not even in an empty pool.
-    Never {
-        /// Pages needed.
-        needed: usize,
-        /// Pages in the pool.
-        total: usize,
-    },
-}
 
 /// Pages that a step to come moves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,7 +47,7 @@ impl BlockManager {
         for sequence in &sequences {
             for (step, forecast) in forecasts.iter_mut().enumerate() {
                 let tokens = sequence.tokens() + step;
-                forecast.takes += sequence.fills.count(&sequence.plan, tokens, 1);
+                forecast.takes += sequence.fills.count(sequence.plan.classes(), tokens, 1);
                 forecast.gives += sequence.leaving_after(step);
             }
         }

@@ -1,6 +1,9 @@
 //! Pages leave the windows of a sequence.
 
-use super::{error::PlanError, pool::Page, sequence::Sequence, step::Step, window::Windowed};
+use super::{
+    error::PlanError, member::Member, pool::Page, sequence::Sequence, step::StepOf,
+    window::Windowed,
+};
 
 /// Pages that leave a head's table when the step is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +16,7 @@ pub struct Leaving {
     pub pages: usize,
 }
 
-impl Step<'_> {
+impl<M: Member> StepOf<M> {
     /// Pages that leave the tables of heads with a window when the step is committed, each with its
     /// sequence's place in the step: no later query sees what they hold. Where no page leaves, as in most
     /// decode steps, this costs nothing.

@@ -3,18 +3,17 @@
 use super::{
     audit::{self, Audit, AuditError},
     error::PlanError,
-    guard::Open,
+    member::{Member, Refused},
+    open::Open,
     pool::{Page, PagePool, PoolError, PoolStats, StepId},
     rewrite::{self, Rewrite, Stay},
     sequence::Sequence,
+    shared::Shared,
     sharing::Sharing,
-    step::{self, Step},
+    step::{self, Step, StepOf},
     table_plan::TablePlan,
 };
-use crate::base::{
-    HeadRewrite, compact,
-    sync::{Arc, Mutex},
-};
+use crate::base::{HeadRewrite, compact, sync::Arc};
 
 /// Owns the pages of a cache and hands them out to sequences.
 ///
@@ -38,32 +37,10 @@ pub struct BlockManager {
     shared: Arc<Shared>,
 }
 
-/// What a manager and its sequences share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pool: Mutex<PagePool>,
-}
-
-impl Shared {
-    pub fn with_pool<R>(&self, f: impl FnOnce(&mut PagePool) -> R) -> R {
-        self.pool.with(f)
-    }
-
-    /// Returns claims that tables held. Tables hold live claims only, so the pool takes them.
-    pub fn give(&self, pages: &[Page]) {
-        if pages.is_empty() {
-            return;
-        }
-        let given = self.with_pool(|pool| pool.give(pages));
-        debug_assert!(given.is_ok(), "a table held a dead claim: {given:?}");
-    }
-}
-
 impl BlockManager {
     /// A manager of `pages` pages.
     pub fn new(pages: usize) -> Result<Self, PoolError> {
-        let pool = Mutex::new(PagePool::new(pages)?);
-        Ok(Self { shared: Arc::new(Shared { pool }) })
+        Ok(Self { shared: Arc::new(Shared::new(pages)?) })
     }
 
     /// An empty sequence.
@@ -102,10 +79,46 @@ impl BlockManager {
         &self,
         appends: impl IntoIterator<Item = (&'a mut Sequence, usize)>,
     ) -> Result<Step<'a>, PlanError> {
-        let mut appends: Vec<(&mut Sequence, usize)> = appends.into_iter().collect();
-        appends.iter().try_for_each(|(sequence, _)| self.check_owner(sequence))?;
-        appends.iter_mut().try_for_each(|(sequence, _)| sequence.recover())?;
-        step::reserve(&self.shared, appends)
+        Ok(self.reserve_members(appends)?)
+    }
+
+    /// As [`reserve`](Self::reserve), for sequences that the step holds in whatever way: by value, boxed, or
+    /// behind locks. Such a step borrows nothing: it can be stored, sent to another thread, and held while
+    /// other sequences are opened, forked and dropped.
+    ///
+    /// # Errors
+    /// [`Refused`] gives the members back.
+    ///
+    /// ```
+    /// use headwise::plan::{BlockManager, Sequence, StepOf, TablePlan};
+    ///
+    /// struct Running {
+    ///     step: StepOf<Sequence>,
+    /// }
+    ///
+    /// let manager = BlockManager::new(10)?;
+    /// let sequence = manager.sequence(TablePlan::new([4])?);
+    /// let running = Running { step: manager.reserve_members([(sequence, 6)]).map_err(|r| r.error)? };
+    /// let other = manager.sequence(TablePlan::new([4])?);
+    /// let worker = std::thread::spawn(move || running.step.commit());
+    /// let [sequence] = worker.join().unwrap().try_into().unwrap();
+    /// assert_eq!((sequence.tokens(), other.tokens()), (6, 0));
+    /// # Ok::<(), headwise::plan::PlanError>(())
+    /// ```
+    pub fn reserve_members<M: Member>(
+        &self,
+        members: impl IntoIterator<Item = (M, usize)>,
+    ) -> Result<StepOf<M>, Refused<M>> {
+        let mut members: Vec<(M, usize)> = members.into_iter().collect();
+        let mut ready =
+            members.iter().try_for_each(|(member, _)| self.check_owner(member.tables()));
+        if ready.is_ok() {
+            ready = members.iter_mut().try_for_each(|(member, _)| member.tables_mut().recover());
+        }
+        match ready {
+            Ok(()) => step::reserve(&self.shared, members),
+            Err(error) => Err(Refused { error, members }),
+        }
     }
 
     /// Prepares the compaction of some heads by these very moves, in one [pass](super::Pass), for an

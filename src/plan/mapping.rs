@@ -3,21 +3,12 @@
 
 use std::ops::Range;
 
-use super::{error::PlanError, rewrite::Moving, sequence::Sequence, step::Step};
+use super::{
+    entry::TableEntry, error::PlanError, member::Member, rewrite::Moving, sequence::Sequence,
+    step::StepOf,
+};
 
-/// An entry of a head table that is new or names another page than before: what a mirror of the tables
-/// must be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TableEntry {
-    /// The head, among all heads of its sequence.
-    pub head: usize,
-    /// Place in the head's table.
-    pub index: usize,
-    /// The page that stands there now.
-    pub page: u32,
-}
-
-impl Step<'_> {
+impl<M: Member> StepOf<M> {
     /// The table entries that the step changed, each with its sequence's place in the step: private
     /// copies of shared pages, and pages for tokens that found no room. Of a step without needs there
     /// are none, and listing them costs what changed, not what there is.
@@ -76,7 +67,7 @@ impl Sequence {
     /// Entries that an open guard replaced, and those that the newest `tokens` tokens brought.
     fn entries(&self, tokens: usize) -> impl Iterator<Item = TableEntry> {
         let replaced = self.replaced.iter().map(|replaced| (replaced.head, replaced.index));
-        let grown = self.fills.due(&self.plan, self.tokens() - tokens, tokens);
+        let grown = self.fills.due(self.plan.classes(), self.tokens() - tokens, tokens);
         let grown = grown.flat_map(|(head, pages)| {
             let len = self.tables.len(head);
             (len - pages..len).map(move |index| (head, index))
@@ -105,7 +96,7 @@ impl Sequence {
             heads.clone().map(|head| self.origin(head, index(head, first))).collect();
         for (row, token) in rows.chunks_exact_mut(heads.len()).zip(first..end) {
             if token > first {
-                for (head, _) in self.fills.due(&self.plan, token, 1) {
+                for (head, _) in self.fills.due(self.plan.classes(), token, 1) {
                     if heads.contains(&head) {
                         origins[head - heads.start] = self.origin(head, index(head, token));
                     }

@@ -6,7 +6,8 @@
 //! * [`PagePool`] counts pages: take, share, give back, and the step fence.
 //! * [`Sequence`] is an owned handle on the head tables of one sequence; dropping it returns its
 //!   pages.
-//! * [`Step`] is one engine iteration, granted to all of its sequences or to none; dropped without
+//! * [`Step`] is one engine iteration, granted to all of its sequences or to none ([`StepOf`] holds them by
+//!   value or behind locks, where it must not borrow them); dropped without
 //!   [`commit`](Step::commit) it leaves every sequence as it was, and the pages it had taken go to the
 //!   fence.
 //! * Heads of windowed layers ([`TablePlan::with_windows`]) give their pages back by themselves, in the
@@ -27,38 +28,50 @@
 //! * what a forgotten guard (`mem::forget`) left is taken back by the next verb that changes its
 //!   sequence, and refused by those that look at it: nobody takes tokens for there that no commit kept.
 
+mod admission;
 mod audit;
+mod class;
+mod entry;
 mod error;
 mod fill;
 mod forecast;
+mod growth;
 mod guard;
 mod leaving;
 mod manager;
 mod mapping;
+mod member;
 mod moves;
 mod needs;
+mod open;
+mod parked;
 mod pool;
 mod rewrite;
 mod sequence;
+mod shared;
 mod sharing;
 mod spare;
 mod step;
 mod table;
 mod table_plan;
+mod tails;
 mod window;
 
+pub use admission::Admission;
 pub use audit::{Audit, AuditError, Defect};
+pub use entry::TableEntry;
 pub use error::PlanError;
-pub use forecast::{Admission, StepForecast};
+pub use forecast::StepForecast;
 pub use leaving::Leaving;
 pub use manager::BlockManager;
-pub use mapping::TableEntry;
+pub use member::{Member, Refused};
 pub use moves::{HeadMoves, Pass};
 pub use needs::StepNeeds;
+pub use parked::Parked;
 pub use pool::{Page, PagePool, PoolError, PoolStats, StepId};
 pub use rewrite::{Moving, Rewrite};
 pub use sequence::{HeadTable, Sequence};
-pub use step::{PageCopy, Step};
+pub use step::{PageCopy, Step, StepOf};
 pub use table_plan::TablePlan;
 
 pub use crate::base::HeadRewrite;

@@ -1,7 +1,7 @@
 //! What a rewrite does to the slots of each head.
 
 use super::{
-    error::PlanError, mapping::TableEntry, pool::Page, sequence::Sequence, spare, step::PageCopy,
+    entry::TableEntry, error::PlanError, pool::Page, sequence::Sequence, spare, step::PageCopy,
     table::Tables,
 };
 use crate::base::{HeadRewrite, SlotMove, apply_moves};

@@ -1,14 +1,9 @@
 //! What a step would take.
 
 use super::{
-    error::PlanError,
-    forecast::Admission,
-    manager::{BlockManager, Shared},
-    pool::PagePool,
-    sequence::Sequence,
-    sharing,
+    admission::Admission, error::PlanError, growth::Growth, manager::BlockManager,
+    sequence::Sequence, shared::Shared, tails,
 };
-use crate::base::sync::Arc;
 
 /// What a step would take, had it been reserved instead of asked for: [`BlockManager::needs`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,48 +20,6 @@ impl StepNeeds {
     /// Pages that the step would take from the pool.
     pub fn pages(&self) -> usize {
         self.growth.saturating_add(self.copies)
-    }
-}
-
-/// What the members of a step need beside private copies.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Growth {
-    /// Pages over all members.
-    pub pages: usize,
-    /// Pages of the member that will hold the most.
-    largest: usize,
-    /// Whether a member may append to a page that others hold.
-    pub shares: bool,
-}
-
-impl Growth {
-    pub fn of<'a>(members: impl IntoIterator<Item = (&'a Sequence, usize)>) -> Self {
-        let mut growth = Self::default();
-        for (sequence, tokens) in members {
-            let pages = sequence.growth(tokens);
-            growth.pages += pages;
-            growth.largest = growth.largest.max(sequence.pages() + pages);
-            growth.shares |= tokens > 0 && sequence.sharing.tails();
-        }
-        growth
-    }
-
-    /// Pages without which the step can never be granted: freeing what others hold helps with neither
-    /// the step's own pages nor those of its largest member. (Copies are not needed once others left.)
-    pub fn least(&self) -> usize {
-        self.pages.max(self.largest)
-    }
-
-    fn admission(&self, copies: usize, pool: &PagePool) -> Admission {
-        let stats = pool.stats();
-        if self.least() > stats.total {
-            return Admission::Never { needed: self.least(), total: stats.total };
-        }
-        let needed = self.pages.saturating_add(copies);
-        match needed.saturating_sub(stats.free) {
-            0 => Admission::Now,
-            missing => Admission::Later { missing, enough_after: pool.enough_after(needed) },
-        }
     }
 }
 
@@ -142,19 +95,30 @@ impl BlockManager {
         }
         let growth = Growth::of(members.iter().copied());
         self.with_pool(|pool| {
-            let copies = sharing::copied_tails(pool, members.iter().copied())?.len();
+            let copies = tails::copied_tails(pool, members.iter().copied())?.len();
             let admission = growth.admission(copies, pool);
             Ok(StepNeeds { growth: growth.pages, copies, admission })
         })
     }
 }
 
+impl Sequence {
+    /// Pages that a step of `tokens` more tokens of this sequence alone takes, private copies of partial
+    /// pages that others hold included; saturated. What several sequences take together, which may be
+    /// fewer copies, is [`BlockManager::needs`](super::BlockManager::needs). Tokens of a step that is open,
+    /// or was forgotten, count as there.
+    pub fn pages_needed(&self, tokens: usize) -> usize {
+        let copies = copies(&self.shared, &[(self, tokens)]);
+        self.growth(tokens).saturating_add(copies)
+    }
+}
+
 /// Private copies that a step of `members`, all of one manager, would make.
-pub(super) fn copies(shared: &Arc<Shared>, members: &[(&Sequence, usize)]) -> usize {
+pub(super) fn copies(shared: &Shared, members: &[(&Sequence, usize)]) -> usize {
     if !members.iter().any(|&(sequence, tokens)| tokens > 0 && sequence.sharing.tails()) {
         return 0;
     }
     // Tables hold live claims only, so the pool answers for them.
-    let copied = |pool: &mut _| sharing::copied_tails(pool, members.iter().copied());
+    let copied = |pool: &mut _| tails::copied_tails(pool, members.iter().copied());
     shared.with_pool(copied).map_or(0, |tails| tails.len())
 }

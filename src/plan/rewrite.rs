@@ -4,8 +4,8 @@ use std::{collections::HashSet, ops::Range};
 
 use super::{
     error::PlanError,
-    guard::Open,
     moves::{HeadWork, Pass},
+    open::Open,
     pool::Page,
     sequence::Sequence,
     step::PageCopy,
@@ -241,8 +241,8 @@ impl Sequence {
         }
         self.tokens = tokens;
         self.tables.shrink();
-        self.fills.sort(&self.plan, |head| self.heads[head].lost);
-        self.fills.move_to(&self.plan, tokens);
+        self.fills.sort(self.plan.classes(), |head| self.heads[head].lost);
+        self.fills.move_to(self.plan.classes(), tokens);
         self.note_windows();
         self.sharing.unsettle();
     }

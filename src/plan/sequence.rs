@@ -1,8 +1,8 @@
 //! Sequences: owned handles on head tables.
 
 use super::{
-    error::PlanError, fill::FillOrder, guard::Open, manager::Shared, needs, pool::Page,
-    sharing::Sharing, table::Tables, table_plan::TablePlan,
+    error::PlanError, fill::FillOrder, open::Open, pool::Page, shared::Shared, sharing::Sharing,
+    table::Tables, table_plan::TablePlan,
 };
 use crate::base::{Positions, sync::Arc};
 
@@ -131,15 +131,6 @@ impl Sequence {
         self.heads.iter().map(|head| (self.tokens - head.lost) as usize).sum()
     }
 
-    /// Pages that a step of `tokens` more tokens of this sequence alone takes, private copies of partial
-    /// pages that others hold included; saturated. What several sequences take together, which may be
-    /// fewer copies, is [`BlockManager::needs`](super::BlockManager::needs). Tokens of a step that is open,
-    /// or was forgotten, count as there.
-    pub fn pages_needed(&self, tokens: usize) -> usize {
-        let copies = needs::copies(&self.shared, &[(self, tokens)]);
-        self.growth(tokens).saturating_add(copies)
-    }
-
     /// Bytes of bookkeeping: tables and positions.
     pub fn metadata_bytes(&self) -> usize {
         let listed = self.heads.iter().map(|head| size_of_val(&*head.listed));
@@ -167,7 +158,29 @@ impl Sequence {
         if self.fills.fits(self.tokens, tokens) {
             return 0;
         }
-        self.fills.count(&self.plan, self.tokens(), tokens)
+        self.fills.count(self.plan.classes(), self.tokens(), tokens)
+    }
+
+    /// Gives an empty sequence these heads, with pages of `pages`, which has enough.
+    pub(super) fn restore_heads(
+        &mut self,
+        heads: &[HeadState],
+        tokens: u32,
+        mut pages: impl Iterator<Item = Page>,
+    ) {
+        self.heads = heads.to_vec();
+        self.tokens = tokens;
+        let counts: Vec<usize> = (0..heads.len())
+            .map(|head| (self.slots_of(head) as usize).div_ceil(self.plan.slots_per_page(head)))
+            .collect();
+        self.tables.make_room(|| counts.iter().copied().enumerate());
+        for (head, &count) in counts.iter().enumerate() {
+            pages.by_ref().take(count).for_each(|page| self.tables.push(head, page));
+            self.update_origin(head);
+        }
+        self.fills.sort(self.plan.classes(), |head| self.heads[head].lost);
+        self.fills.move_to(self.plan.classes(), tokens);
+        self.note_windows();
     }
 
     /// Counts `tokens` more tokens in every head, for a step that is open now; heads that fill take pages
@@ -179,21 +192,21 @@ impl Sequence {
         if self.fills.fits(before as u32, tokens) {
             return;
         }
-        self.tables.make_room(|| self.fills.due(&self.plan, before, tokens));
-        for (head, count) in self.fills.due(&self.plan, before, tokens) {
+        self.tables.make_room(|| self.fills.due(self.plan.classes(), before, tokens));
+        for (head, count) in self.fills.due(self.plan.classes(), before, tokens) {
             for page in pages.by_ref().take(count) {
                 self.tables.push(head, page);
             }
             self.origins[head] = self.origin(head, self.tables.len(head) - 1);
         }
-        self.fills.move_to(&self.plan, self.tokens);
+        self.fills.move_to(self.plan.classes(), self.tokens);
     }
 
     /// Undoes [`extend`](Self::extend): the newest tokens are the last slots of every head. Pages no
     /// longer needed go to `dropped`.
     pub(super) fn retract(&mut self, tokens: usize, dropped: &mut Vec<Page>) {
         self.tokens -= tokens as u32;
-        for (head, _) in self.fills.due(&self.plan, self.tokens(), tokens) {
+        for (head, _) in self.fills.due(self.plan.classes(), self.tokens(), tokens) {
             let slots = self.slots_of(head) as usize;
             let pages = slots.div_ceil(self.plan.slots_per_page(head));
             self.tables.truncate(head, pages, dropped);
@@ -201,7 +214,7 @@ impl Sequence {
                 self.origins[head] = self.origin(head, pages - 1);
             }
         }
-        self.fills.move_to(&self.plan, self.tokens);
+        self.fills.move_to(self.plan.classes(), self.tokens);
     }
 
     /// Puts `page` in the place of a shared claim, which is kept until the copy is made.

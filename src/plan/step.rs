@@ -1,9 +1,14 @@
 //! The step plan: all sequences of one engine iteration get their pages, or none does.
 
 use super::{
-    error::PlanError, manager::Shared, needs::Growth, pool::Page, sequence::Sequence, sharing,
+    error::PlanError,
+    growth::Growth,
+    member::{Member, Refused},
+    pool::Page,
+    sequence::Sequence,
+    shared::Shared,
+    tails::{self, SharedTail},
 };
-use crate::base::sync::Arc;
 
 /// A whole-page copy that the engine makes before it writes to `to`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,37 +32,67 @@ pub struct PageCopy {
 /// [`BlockManager::retire`](super::BlockManager::retire) the pool has that many fewer.
 #[derive(Debug)]
 #[must_use = "a step that is dropped is rolled back"]
-pub struct Step<'a> {
-    appends: Vec<Append<'a>>,
+pub struct StepOf<M: Member> {
+    appends: Vec<Append<M>>,
     copies: Vec<PageCopy>,
     pages: usize,
 }
 
+/// A step of sequences that are borrowed for as long as it lasts.
+pub type Step<'a> = StepOf<&'a mut Sequence>;
+
 /// One sequence's part of a step.
 #[derive(Debug)]
-struct Append<'a> {
-    sequence: &'a mut Sequence,
+struct Append<M> {
+    member: M,
     tokens: usize,
 }
 
-impl<'a> Append<'a> {
-    fn new(sequence: &'a mut Sequence, tokens: usize) -> Self {
+impl<M: Member> Append<M> {
+    fn new((mut member, tokens): (M, usize)) -> Self {
         if tokens > 0 {
             // Whoever appends has its partial pages for itself from now on.
-            sequence.sharing.settle();
+            member.tables_mut().sharing.settle();
         }
-        Self { sequence, tokens }
+        Self { member, tokens }
     }
 }
 
-pub(super) fn reserve<'a>(
-    shared: &Arc<Shared>,
-    appends: Vec<(&'a mut Sequence, usize)>,
-) -> Result<Step<'a>, PlanError> {
-    for (sequence, tokens) in &appends {
-        sequence.check_growth(*tokens)?;
+pub(super) fn reserve<M: Member>(
+    shared: &Shared,
+    members: Vec<(M, usize)>,
+) -> Result<StepOf<M>, Refused<M>> {
+    let granted = grant(shared, &members);
+    let (pages, tails) = match granted {
+        Ok(granted) => granted,
+        Err(error) => return Err(Refused { error, members }),
+    };
+    let mut appends: Vec<Append<M>> = members.into_iter().map(Append::new).collect();
+    let total = pages.len();
+    let mut pages = pages.into_iter();
+    let mut copies = Vec::with_capacity(tails.len());
+    for (tail, page) in tails.into_iter().zip(&mut pages) {
+        let (sequence, head) = (appends[tail.member].member.tables_mut(), tail.head);
+        let last = sequence.tables.len(head) - 1;
+        let from = sequence.tables.page(head, last).id;
+        copies.push(PageCopy { head, from, to: page.id });
+        sequence.replace(head, last, page);
     }
-    let members = || appends.iter().map(|(sequence, tokens)| (&**sequence, *tokens));
+    for append in &mut appends {
+        append.member.tables_mut().extend(append.tokens, &mut pages);
+    }
+    Ok(StepOf { appends, copies, pages: total })
+}
+
+/// The pages of a step, and the shared tails that some of them replace.
+fn grant<M: Member>(
+    shared: &Shared,
+    members: &[(M, usize)],
+) -> Result<(Vec<Page>, Vec<SharedTail>), PlanError> {
+    let members = || members.iter().map(|(member, tokens)| (member.tables(), *tokens));
+    for (sequence, tokens) in members() {
+        sequence.check_growth(tokens)?;
+    }
     let growth = Growth::of(members());
     let mut pages: Vec<Page> = Vec::new();
     let mut tails = Vec::new();
@@ -66,7 +101,7 @@ pub(super) fn reserve<'a>(
         // question: another thread may fork or free in between.
         shared.with_pool(|pool| {
             if growth.shares {
-                tails = sharing::copied_tails(pool, members())?;
+                tails = tails::copied_tails(pool, members())?;
             }
             let (needed, total) = (growth.least(), pool.stats().total);
             if needed > total {
@@ -75,29 +110,18 @@ pub(super) fn reserve<'a>(
             Ok(pool.take(growth.pages + tails.len(), &mut pages)?)
         })?;
     }
-
-    let mut appends: Vec<Append<'_>> =
-        appends.into_iter().map(|(sequence, tokens)| Append::new(sequence, tokens)).collect();
-    let total = pages.len();
-    let mut pages = pages.into_iter();
-    let mut copies = Vec::with_capacity(tails.len());
-    for (tail, page) in tails.into_iter().zip(&mut pages) {
-        let (sequence, head) = (&mut *appends[tail.member].sequence, tail.head);
-        let last = sequence.tables.len(head) - 1;
-        let from = sequence.tables.page(head, last).id;
-        copies.push(PageCopy { head, from, to: page.id });
-        sequence.replace(head, last, page);
-    }
-    for append in &mut appends {
-        append.sequence.extend(append.tokens, &mut pages);
-    }
-    Ok(Step { appends, copies, pages: total })
+    Ok((pages, tails))
 }
 
-impl Step<'_> {
+impl<M: Member> StepOf<M> {
     /// The sequences of the step in the order they were given, with their new tokens.
     pub fn sequences(&self) -> impl ExactSizeIterator<Item = (&Sequence, usize)> {
-        self.appends.iter().map(|a| (&*a.sequence, a.tokens))
+        self.appends.iter().map(|a| (a.member.tables(), a.tokens))
+    }
+
+    /// The members of the step in the order they were given, with their new tokens.
+    pub fn members(&self) -> impl ExactSizeIterator<Item = (&M, usize)> {
+        self.appends.iter().map(|a| (&a.member, a.tokens))
     }
 
     /// Copies to make before anything is appended: partial tails that others share. Where all who hold
@@ -113,21 +137,31 @@ impl Step<'_> {
     }
 
     /// Keeps the tokens: their K and V are in the pages. Pages that no query will see again
-    /// [leave](Self::leaving).
-    pub fn commit(mut self) {
+    /// [leave](Self::leaving). Returns the members in the order they were given.
+    pub fn commit(mut self) -> Vec<M> {
         let mut dropped = Vec::new();
-        let shared = self.appends.first().map(|a| Arc::clone(&a.sequence.shared));
-        for append in self.appends.drain(..) {
-            append.sequence.settle(&mut dropped);
+        let appends = std::mem::take(&mut self.appends);
+        let mut members: Vec<M> = appends.into_iter().map(|append| append.member).collect();
+        for member in &mut members {
+            member.tables_mut().settle(&mut dropped);
         }
-        if let Some(shared) = shared {
-            shared.give(&dropped);
+        if let Some(member) = members.first() {
+            member.tables().shared.give(&dropped);
         }
+        members
+    }
+
+    /// Takes the tokens back, as a drop does, and returns the members in the order they were given.
+    pub fn roll_back(mut self) -> Vec<M> {
+        let appends = std::mem::take(&mut self.appends);
+        let mut members: Vec<M> = appends.into_iter().map(|append| append.member).collect();
+        members.iter_mut().for_each(|member| member.tables_mut().take_back());
+        members
     }
 }
 
-impl Drop for Step<'_> {
+impl<M: Member> Drop for StepOf<M> {
     fn drop(&mut self) {
-        self.appends.iter_mut().for_each(|append| append.sequence.take_back());
+        self.appends.iter_mut().for_each(|append| append.member.tables_mut().take_back());
     }
 }

@@ -1,8 +1,6 @@
 //! What the planner must know of page formats.
 
-use std::ops::Range;
-
-use super::{error::PlanError, fill::FillOrder, window::Windowed};
+use super::{class::Class, error::PlanError, fill::FillOrder, window::Windowed};
 use crate::base::Window;
 
 /// How many slots a page of each head holds: what the planner must know of page formats.
@@ -15,14 +13,6 @@ pub struct TablePlan {
     order: FillOrder,
     /// Heads that forget.
     windows: Box<[Windowed]>,
-}
-
-/// Heads whose pages hold equally many slots.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Class {
-    pub slots: u32,
-    /// Their places in a [`FillOrder`].
-    pub heads: Range<usize>,
 }
 
 impl TablePlan {

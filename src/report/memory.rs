@@ -8,9 +8,8 @@ use serde::Serialize;
 use super::tally::{MemoryUse, Tally};
 use crate::{
     base::CacheShape,
-    cache::{CacheError, FormatMap, KvCache, KvSequence},
+    cache::{CacheError, FormatMap, KvCache, KvSequence, Memory},
     plan::{PlanError, PoolStats},
-    store::PageStore,
 };
 
 /// Every byte of a cache at one moment, counted from pool and tables.
@@ -153,12 +152,12 @@ impl MemoryReport {
     ///
     /// # Errors
     /// A sequence of another cache, listed twice, or with a forgotten step.
-    pub fn of<'a>(
-        cache: &KvCache,
+    pub fn of<'a, M: Memory>(
+        cache: &KvCache<M>,
         sequences: impl IntoIterator<Item = &'a KvSequence>,
     ) -> Result<Self, CacheError> {
         let (shape, pages) = (cache.shape(), cache.stats());
-        let page_bytes = cache.store().page_bytes();
+        let page_bytes = cache.page_bytes();
         let pool_bytes = pages.total * page_bytes;
         let mut tally = Tally::new(pages.total, shape.heads());
         let mut metadata =
@@ -203,7 +202,7 @@ impl MemoryReport {
             heads,
             metadata,
             alternatives,
-            saturated: cache.saturated(),
+            saturated: cache.saturated()?,
             sequences: reports,
         })
     }
@@ -261,7 +260,7 @@ impl SequenceMemory {
 }
 
 impl PoolBytes {
-    fn of(cache: &KvCache, pages: PoolStats, page_bytes: usize) -> Self {
+    fn of<M: Memory>(cache: &KvCache<M>, pages: PoolStats, page_bytes: usize) -> Self {
         let plan = cache.table_plan();
         // The most tokens whose pages are free: pages_for never falls as tokens rise, and a token more
         // than every slot of the free pages never fits.

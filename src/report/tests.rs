@@ -35,7 +35,7 @@ fn cache(shape: CacheShape, block_tokens: usize, formats: FormatMap, pages: usiz
 }
 
 /// Appends `tokens` tokens whose keys differ from head to head and from token to token.
-fn append(cache: &mut KvCache, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
+fn append(cache: &KvCache, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
     let shape = cache.shape().clone();
     let first = sequence.tokens();
     let mut step = cache.step([(sequence, tokens)])?;
@@ -50,7 +50,7 @@ fn append(cache: &mut KvCache, sequence: &mut KvSequence, tokens: usize) -> Resu
     Ok(())
 }
 
-fn compress(cache: &mut KvCache, sequence: &mut KvSequence, ratio: f64) -> Result<(), CacheError> {
+fn compress(cache: &KvCache, sequence: &mut KvSequence, ratio: f64) -> Result<(), CacheError> {
     let policy = Policy { sinks: 2, window: 3, ..Policy::default() };
     let scorer = Arc::from(ScorerKind::KeyDiff.build());
     cache.compress(sequence, &Compression { scorer, policy, budget: Budget::Ratio(ratio) })?;
@@ -163,7 +163,7 @@ proptest! {
     fn the_report_equals_a_recount(
         ops in prop::collection::vec((0u8..6, 0usize..8, 1usize..24), 1..20),
     ) {
-        let mut cache = cache(shape(), 5, mixed(), 300);
+        let cache = cache(shape(), 5, mixed(), 300);
         let mut live: Vec<KvSequence> = Vec::new();
         for (op, which, amount) in ops {
             if op == 0 || live.is_empty() {
@@ -174,9 +174,9 @@ proptest! {
             let which = which % live.len();
             // Refusals (no pages left, nothing to evict) change nothing, which is checked too.
             match op {
-                1 | 2 => drop(append(&mut cache, &mut live[which], amount)),
+                1 | 2 => drop(append(&cache, &mut live[which], amount)),
                 3 => live.push(cache.fork(&live[which]).unwrap()),
-                4 => drop(compress(&mut cache, &mut live[which], 1.0 + amount as f64 / 6.0)),
+                4 => drop(compress(&cache, &mut live[which], 1.0 + amount as f64 / 6.0)),
                 _ => {
                     let keep = live[which].tokens().saturating_sub(amount / 4);
                     drop(cache.truncate(&mut live[which], keep));
@@ -189,9 +189,9 @@ proptest! {
 
 #[test]
 fn shares_that_disagree_on_a_partial_page_count_its_fullest_view() {
-    let mut cache = cache(shape(), 8, FormatMap::uniform(PageFormat::default()), 100);
+    let cache = cache(shape(), 8, FormatMap::uniform(PageFormat::default()), 100);
     let mut long = cache.sequence();
-    append(&mut cache, &mut long, 6).unwrap();
+    append(&cache, &mut long, 6).unwrap();
     let mut short = cache.fork(&long).unwrap();
     cache.truncate(&mut short, 2).unwrap();
     let both = [short, long];
@@ -240,26 +240,26 @@ fn sequences_left_out_are_unlisted_and_foreign_ones_refused() {
 fn metadata_is_within_two_percent_at_head_dim_128() {
     let shape = CacheShape::new(4, 2, 4, 128).unwrap();
     let pages = 8 * 2048 / 16;
-    let mut cache = cache(shape, 16, FormatMap::uniform(PageFormat::default()), pages);
+    let cache = cache(shape, 16, FormatMap::uniform(PageFormat::default()), pages);
     let mut sequence = cache.sequence();
     sequence.observe(Arc::from(ScorerKind::KvCompress.build()));
     for _ in 0..8 {
-        append(&mut cache, &mut sequence, 256).unwrap();
+        append(&cache, &mut sequence, 256).unwrap();
     }
     let full = MemoryReport::of(&cache, [&sequence]).unwrap();
     assert!(full.pool.free == 0 && full.metadata.scores > 0, "{full}");
     assert!(full.metadata.share_of_pool <= 0.02, "{full}");
-    compress(&mut cache, &mut sequence, 4.0).unwrap();
+    compress(&cache, &mut sequence, 4.0).unwrap();
     let compressed = MemoryReport::of(&cache, [&sequence]).unwrap();
     assert!(compressed.metadata.share_of_pool <= 0.02, "{compressed}");
 }
 
 #[test]
 fn text_and_json_say_the_same() {
-    let mut cache = cache(shape(), 16, mixed(), 200);
+    let cache = cache(shape(), 16, mixed(), 200);
     let mut sequence = cache.sequence();
-    append(&mut cache, &mut sequence, 200).unwrap();
-    compress(&mut cache, &mut sequence, 4.0).unwrap();
+    append(&cache, &mut sequence, 200).unwrap();
+    compress(&cache, &mut sequence, 4.0).unwrap();
     let report = MemoryReport::of(&cache, [&sequence]).unwrap();
     let text = report.to_string();
     let held = Bytes(report.total.held_bytes).to_string();

@@ -36,8 +36,7 @@ impl Backend for Device<'_> {
     }
 
     fn refuses(&self, layer: &LayerShape) -> bool {
-        let plain = layer.window().is_none() && layer.softcap().is_none();
-        layer.channels().alike().is_none() || !plain || layer.sink_logits().is_some()
+        layer.channels().alike().is_none()
     }
 
     fn assert_refuses(&self, stored: &Stored, what: &str) {

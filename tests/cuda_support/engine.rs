@@ -12,7 +12,7 @@ use headwise::{
     },
     device::{
         CudaStore, Kernels, StepFence, TableMirror,
-        attention::{Appender, DecodeHead, Decoder, NewRows, Tensors},
+        attention::{Appender, DecodeHead, Decoder, NewRows, Scoring, Tensors},
         eviction::SlotData,
         kernels::Specialisation,
     },
@@ -137,7 +137,7 @@ pub fn decode_loop_agrees(
             out: out.address(),
             lse: lse.address(),
             logits: 0,
-            scale: 1.0 / (dim as f32).sqrt(),
+            scoring: Scoring::scaled(1.0 / (dim as f32).sqrt()),
         };
         addresses.push((tensors.page_ids, decoder.merge_blocks()));
         // SAFETY: the plan's page ids are in the mirror and the arena; all buffers have their rows.

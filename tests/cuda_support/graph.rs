@@ -10,7 +10,7 @@ use headwise::{
     },
     device::{
         Kernels,
-        attention::{DecodeHead, Decoder, Tensors},
+        attention::{DecodeHead, Decoder, Scoring, Tensors},
         kernels::Specialisation,
     },
     format::{PageFormat, PageLayout},
@@ -76,7 +76,7 @@ pub fn a_captured_decode_follows_later_plans(kernels: &Kernels) {
         out: out.address(),
         lse: lse.address(),
         logits: 0,
-        scale: 1.0 / (DIM as f32).sqrt(),
+        scoring: Scoring::scaled(1.0 / (DIM as f32).sqrt()),
     };
     let heads = |slots: [u32; 3]| {
         let mut pages = 0;

@@ -12,7 +12,9 @@ use headwise::{
     },
     device::{
         CudaStore, Kernels, TableMirror,
-        attention::{Appender, NewRows, PrefillHead, Prefiller, Tensors, WindowHead, WindowScorer},
+        attention::{
+            Appender, NewRows, PrefillHead, Prefiller, Scoring, Tensors, WindowHead, WindowScorer,
+        },
         eviction::{Evictor, Losing, MovedTable, PoolHead, PriceHead, SlotData, pool_scores},
         kernels::Specialisation,
     },
@@ -157,7 +159,7 @@ impl Engine<'_> {
             out: out.address(),
             lse: lse.address(),
             logits: 0,
-            scale: 1.0 / (DIM as f32).sqrt(),
+            scoring: Scoring::scaled(1.0 / (DIM as f32).sqrt()),
         };
         let (kernels, of, stream) = (self.kernels, self.specialisation, Arc::clone(&self.stream));
         let mut prefiller = Prefiller::new(kernels, &of, &stream).unwrap();
@@ -180,6 +182,7 @@ impl Engine<'_> {
                 slots: tokens,
                 before: tokens - window,
                 window,
+                skip: 0,
                 sums: h * tokens,
             })
             .collect();

@@ -197,7 +197,7 @@ fn pages_hold_no_more_than_the_windows_ask_for_and_match_too() {
         let (_folder, file, model) = write(&tiny);
         let exact = Oracle { tiny: &tiny, file: &file }.logits(&tokens());
         for chunk in [1, 7, 60] {
-            let mut cache = KvCache::new(&CacheConfig {
+            let cache = KvCache::new(&CacheConfig {
                 block_tokens: 4,
                 formats: FormatMap::uniform("f32".parse::<PageFormat>().unwrap()),
                 capacity: Capacity::Tokens(60),
@@ -212,7 +212,7 @@ fn pages_hold_no_more_than_the_windows_ask_for_and_match_too() {
                 Ok::<(), EngineError>(())
             };
             let all = Logits::All;
-            prefill::feed(&model, &mut cache, &mut sequence, &tokens(), chunk, all, each).unwrap();
+            prefill::feed(&model, &cache, &mut sequence, &tokens(), chunk, all, each).unwrap();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{cell::RefCell, collections::HashMap, ffi::c_int, rc::Rc, slice, sync::
 
 use crate::{
     compiler::nvrtc,
-    engine,
+    door, engine,
     fake::{Fake, Launch, RawLaunch},
     ptxvm::{Arg, DevicePtr, Machine, Module},
 };
@@ -154,6 +154,37 @@ fn pages_survive_moves_and_copies_by_kernels() {
         let text = "page memory on the device: cuLaunchKernel failed with code 2 (CUDA_ERROR_OUT_OF_MEMORY)";
         assert_eq!(error, text);
     });
+}
+
+/// Ten thousand random verbs in all, in four tests that run side by side.
+fn a_cache_is_the_same_in_both_memories(seed: u64) {
+    device(90, |_, _, kernels| {
+        door::both_memories_agree(kernels, 2500, seed);
+        let ran = RAN.take();
+        for kernel in ["append", "decode", "prefill", "compact", "copy"] {
+            assert!(ran.contains(&format!("headwise_{kernel}")), "{kernel} did not run");
+        }
+    });
+}
+
+#[test]
+fn a_cache_is_the_same_in_both_memories_0() {
+    a_cache_is_the_same_in_both_memories(0);
+}
+
+#[test]
+fn a_cache_is_the_same_in_both_memories_1() {
+    a_cache_is_the_same_in_both_memories(1);
+}
+
+#[test]
+fn a_cache_is_the_same_in_both_memories_2() {
+    a_cache_is_the_same_in_both_memories(2);
+}
+
+#[test]
+fn a_cache_is_the_same_in_both_memories_3() {
+    a_cache_is_the_same_in_both_memories(3);
 }
 
 #[test]

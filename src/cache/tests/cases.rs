@@ -12,9 +12,9 @@ fn a_batch_frees_exactly_what_each_plan_said() {
         for cost in [Cost::MaxVictim, Cost::SumVictims] {
             for allocation in [Allocation::Global, Allocation::PerHead] {
                 let mut model = Model::new(7);
-                let mut cache = cache(&model, mixed(), 2000);
+                let cache = cache(&model, mixed(), 2000);
                 let mut batch: Vec<_> = (0..8)
-                    .map(|i| prefilled(&mut model, &mut cache, &[30 + 5 * i], scorer).0)
+                    .map(|i| prefilled(&mut model, &cache, &[30 + 5 * i], scorer).0)
                     .collect();
                 let policy = Policy { sinks: 2, window: 3, cost, allocation, ..Policy::default() };
                 let compression = Compression {
@@ -52,9 +52,9 @@ fn one_page_for_each_head_is_enough() {
     let page_bytes = config.page_bytes().unwrap();
     let bytes = heads * page_bytes;
     for least in [Capacity::Pages(heads), Capacity::Bytes(bytes), Capacity::Tokens(1)] {
-        let mut cache = of(least).unwrap();
+        let cache = of(least).unwrap();
         assert_eq!(cache.stats().total, heads);
-        let (sequence, _) = prefilled(&mut model, &mut cache, &[4], ScorerKind::KeyDiff);
+        let (sequence, _) = prefilled(&mut model, &cache, &[4], ScorerKind::KeyDiff);
         assert_eq!((sequence.tables().pages(), cache.stats().free), (heads, 0));
     }
     let pages = heads - 1;
@@ -71,11 +71,10 @@ fn one_page_for_each_head_is_enough() {
 #[test]
 fn a_budget_for_all_that_is_there_evicts_nothing() {
     let mut model = Model::new(13);
-    let mut cache = cache(&model, mixed(), 600);
-    let (mut sequence, mut history) =
-        prefilled(&mut model, &mut cache, &[], ScorerKind::KvCompress);
+    let cache = cache(&model, mixed(), 600);
+    let (mut sequence, mut history) = prefilled(&mut model, &cache, &[], ScorerKind::KvCompress);
     for tokens in 1..=200 {
-        model.step(&mut cache, &mut [(&mut sequence, &mut history, 1)], 0.02).unwrap();
+        model.step(&cache, &mut [(&mut sequence, &mut history, 1)], 0.02).unwrap();
         let held = sequence.tables().pages();
         for budget in [
             Budget::TokensPerHead(tokens),
@@ -98,8 +97,8 @@ fn a_budget_for_all_that_is_there_evicts_nothing() {
 #[test]
 fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
     let mut model = Model::new(11);
-    let mut cache = cache(&model, mixed(), 300);
-    let (sequence, _) = prefilled(&mut model, &mut cache, &[20, 1, 1, 13], ScorerKind::KvCompress);
+    let cache = cache(&model, mixed(), 300);
+    let (sequence, _) = prefilled(&mut model, &cache, &[20, 1, 1, 13], ScorerKind::KvCompress);
     // f32 pages hold half the slots of f16 pages of the same bytes, i8 nearly twice.
     let pages: Vec<usize> = sequence.tables().heads().map(|t| t.pages.len()).collect();
     assert!(pages[0] > pages[1] && pages[1] > pages[2], "{pages:?}");
@@ -109,8 +108,8 @@ fn a_sequence_of_mixed_formats_takes_its_pages_from_one_pool() {
 #[test]
 fn what_cannot_be_is_refused_and_changes_nothing() {
     let mut model = Model::new(5);
-    let mut cache = cache(&model, mixed(), 300);
-    let (mut sequence, _) = prefilled(&mut model, &mut cache, &[40], ScorerKind::KvCompress);
+    let cache = cache(&model, mixed(), 300);
+    let (mut sequence, _) = prefilled(&mut model, &cache, &[40], ScorerKind::KvCompress);
     let before = cache.stats();
     for (budget, scorer) in [
         (Budget::Ratio(0.0), ScorerKind::KvCompress),

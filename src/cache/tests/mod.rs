@@ -4,9 +4,12 @@ mod cases;
 mod guards;
 mod needs;
 mod ranges;
+mod rows;
 mod scores;
 mod shared;
 mod sizes;
+mod stage;
+mod steps;
 mod windows;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,14 +18,15 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    base::{Channels, LayerShape, Window},
+    base::{CacheShape, Channels, LayerShape, Window},
     evict::{Budget, EvictError, Policy, ScorerKind},
     format::{PageFormat, SlotFormat},
-    plan::PoolError,
-    store::TablePages,
+    plan::{PlanError, PoolError},
+    store::{PageStore, TablePages},
 };
 
 /// A model with two layers and ragged query groups, and everything it ever appended.
+#[derive(Clone)]
 struct Model {
     shape: CacheShape,
     random: u64,
@@ -71,7 +75,7 @@ impl Model {
     /// say are held.
     fn step(
         &mut self,
-        cache: &mut KvCache,
+        cache: &KvCache,
         members: &mut [(&mut KvSequence, &mut History, usize)],
         tolerance: f64,
     ) -> Result<(), CacheError> {
@@ -219,7 +223,7 @@ proptest! {
             (false, false) => mixed().with(3, PageFormat::both(SlotFormat::I8)),
         };
         let tolerance = if f32_only { 1e-5 } else { 0.02 };
-        let mut cache = cache(&model, formats, 400);
+        let cache = cache(&model, formats, 400);
         let mut live: Vec<(KvSequence, History)> = Vec::new();
         for (op, which, amount) in ops {
             if op == 0 || live.is_empty() {
@@ -234,7 +238,7 @@ proptest! {
                     let mut members: Vec<_> =
                         live.iter_mut().map(|(s, h)| (s, h, 1)).collect();
                     members[which].2 = if op == 1 { amount } else { 1 };
-                    match model.step(&mut cache, &mut members, tolerance) {
+                    match model.step(&cache, &mut members, tolerance) {
                         Ok(()) => {}
                         Err(CacheError::Plan(error)) => {
                             let full = matches!(error, PlanError::Pool(PoolError::OutOfPages { .. }));
@@ -297,7 +301,7 @@ proptest! {
             cache.audit(live.iter().map(|(s, _)| s)).unwrap();
         }
         live.clear();
-        cache.settle();
+        cache.settle().unwrap();
         prop_assert_eq!(cache.stats().free, 400);
     }
 }
@@ -305,7 +309,7 @@ proptest! {
 /// A sequence of `tokens` tokens in `chunks`, with its history.
 fn prefilled(
     model: &mut Model,
-    cache: &mut KvCache,
+    cache: &KvCache,
     chunks: &[usize],
     scorer: ScorerKind,
 ) -> (KvSequence, History) {
@@ -320,13 +324,12 @@ fn prefilled(
 
 /// What a sequence holds: for each head the decoded K and V of each position, bit for bit.
 fn held(cache: &KvCache, sequence: &KvSequence) -> Vec<BTreeMap<u32, Vec<u32>>> {
-    let head_dim = cache.shape().layer(0).k_dim();
     let of_head = |(head, table): (usize, crate::plan::HeadTable<'_>)| {
         let pages = TablePages { pages: table.pages, layout: sequence.layouts().of(head) };
-        let mut k = vec![0.0; table.slots * head_dim];
-        let mut v = k.clone();
+        let Channels { k: k_dim, v: v_dim, .. } = pages.layout.channels;
+        let (mut k, mut v) = (vec![0.0; table.slots * k_dim], vec![0.0; table.slots * v_dim]);
         cache.store().read(pages, 0, &mut k, &mut v).unwrap();
-        let rows = k.chunks_exact(head_dim).zip(v.chunks_exact(head_dim)).enumerate();
+        let rows = k.chunks_exact(k_dim).zip(v.chunks_exact(v_dim)).enumerate();
         let bits = |row: (&[f32], &[f32])| row.0.iter().chain(row.1).map(|x| x.to_bits()).collect();
         rows.map(|(slot, row)| (table.position(slot) as u32, bits(row))).collect()
     };

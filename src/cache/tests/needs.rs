@@ -7,7 +7,7 @@ use crate::plan::Admission;
 #[test]
 fn needs_are_what_the_step_takes() {
     let mut model = Model::new(3);
-    let mut cache = cache(&model, mixed(), 14);
+    let cache = cache(&model, mixed(), 14);
     let mut random = model.random;
     let mut next = |below: usize| {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(99);
@@ -35,7 +35,7 @@ fn needs_are_what_the_step_takes() {
             .zip(&wishes)
             .map(|((sequence, history), &tokens)| (sequence, history, tokens))
             .collect();
-        match model.step(&mut cache, &mut members, 2e-2) {
+        match model.step(&cache, &mut members, 2e-2) {
             Ok(()) => {
                 assert_eq!(needs.admission, Admission::Now);
                 granted += 1;

@@ -68,12 +68,12 @@ fn observed_by(
     chunks: &[usize],
 ) -> (Model, KvCache, KvSequence, History) {
     let mut model = Model::new(21);
-    let mut cache = cache(&model, FormatMap::uniform(PageFormat::default()), 300);
+    let cache = cache(&model, FormatMap::uniform(PageFormat::default()), 300);
     let mut sequence = cache.sequence();
     sequence.observe(Arc::clone(scorer));
     let mut history = model.history();
     for &chunk in chunks {
-        model.step(&mut cache, &mut [(&mut sequence, &mut history, chunk)], 0.02).unwrap();
+        model.step(&cache, &mut [(&mut sequence, &mut history, chunk)], 0.02).unwrap();
     }
     (model, cache, sequence, history)
 }
@@ -87,7 +87,7 @@ fn whatever_a_scorer_asks_for_compression_keeps_what_is_protected() {
     {
         let scorer: Arc<dyn Scorer> = Arc::new(sum);
         for chunks in [&[9][..], &[8, 1], &[1, 7, 1], &[1; 9]] {
-            let (mut model, mut cache, mut sequence, mut history) = observed_by(&scorer, chunks);
+            let (mut model, cache, mut sequence, mut history) = observed_by(&scorer, chunks);
             for (scores, table) in all_scores(&sequence).iter().zip(sequence.tables().heads()) {
                 assert_eq!(scores.len(), table.slots, "scorer {case}, {chunks:?}");
             }
@@ -100,7 +100,7 @@ fn whatever_a_scorer_asks_for_compression_keeps_what_is_protected() {
                 let positions = table.positions.to_vec(table.slots);
                 assert!(positions.contains(&0) && positions.contains(&8), "{positions:?}");
             }
-            model.step(&mut cache, &mut [(&mut sequence, &mut history, 3)], 0.02).unwrap();
+            model.step(&cache, &mut [(&mut sequence, &mut history, 3)], 0.02).unwrap();
             cache.audit([&sequence]).unwrap();
         }
     }
@@ -110,7 +110,7 @@ fn whatever_a_scorer_asks_for_compression_keeps_what_is_protected() {
 #[test]
 fn accumulated_scores_choose_the_victims() {
     let scorer: Arc<dyn Scorer> = Arc::new(Sum::of(None, true));
-    let (_, mut cache, mut sequence, _) = observed_by(&scorer, &[12, 1, 1, 1, 1]);
+    let (_, cache, mut sequence, _) = observed_by(&scorer, &[12, 1, 1, 1, 1]);
     let scores = all_scores(&sequence);
     let policy = Policy { sinks: 0, window: 0, ..Policy::default() };
     let compression = Compression { scorer, policy, budget: Budget::Pages(12) };
@@ -133,7 +133,7 @@ fn accumulated_scores_choose_the_victims() {
 #[test]
 fn scores_that_do_not_fit_free_nothing() {
     let scorer: Arc<dyn Scorer> = Arc::new(Sum::of(Some(32), true));
-    let (_, mut cache, mut sequence, _) = observed_by(&scorer, &[16]);
+    let (_, cache, mut sequence, _) = observed_by(&scorer, &[16]);
     sequence.watch.as_mut().unwrap().scores[2].pop();
     let before = (cache.stats(), sequence.tables().pages(), all_scores(&sequence));
     for scorer in [scorer, Arc::from(ScorerKind::KeyDiff.build())] {
@@ -152,13 +152,13 @@ fn a_layer_that_is_attempted_twice_counts_once() {
     let run = |fails: bool, tokens: usize| {
         let mut model = Model::new(9);
         let shape = model.shape.clone();
-        let mut cache = cache(&model, mixed(), 300);
+        let cache = cache(&model, mixed(), 300);
         let failing = Arc::new(Sum::of(Some(64), true));
         let mut members = [Arc::new(Sum::of(Some(64), true)), Arc::clone(&failing)].map(|scorer| {
             let mut sequence = cache.sequence();
             sequence.observe(scorer);
             let mut history = model.history();
-            model.step(&mut cache, &mut [(&mut sequence, &mut history, 10)], 0.02).unwrap();
+            model.step(&cache, &mut [(&mut sequence, &mut history, 10)], 0.02).unwrap();
             sequence
         });
         failing.fails.store(fails, Ordering::Relaxed);
@@ -191,7 +191,7 @@ fn chunks_do_not_change_the_scores() {
         let mut model = Model::new(3);
         let shape = model.shape.clone();
         let tokens: usize = chunks.iter().sum();
-        let mut cache = cache(&model, FormatMap::uniform(PageFormat::both(SlotFormat::F32)), 400);
+        let cache = cache(&model, FormatMap::uniform(PageFormat::both(SlotFormat::F32)), 400);
         let mut sequence = cache.sequence();
         sequence.observe(Arc::new(KvCompress::paper()));
         // The same rows whatever the chunks.
@@ -230,9 +230,8 @@ fn chunks_do_not_change_the_scores() {
 #[test]
 fn a_step_that_is_dropped_leaves_no_trace() {
     let mut model = Model::new(5);
-    let mut cache = cache(&model, mixed(), 300);
-    let (mut sequence, mut history) =
-        prefilled(&mut model, &mut cache, &[10], ScorerKind::KvCompress);
+    let cache = cache(&model, mixed(), 300);
+    let (mut sequence, mut history) = prefilled(&mut model, &cache, &[10], ScorerKind::KvCompress);
     let (pages, free) = (sequence.tables().pages(), cache.stats().free);
     let scores = all_scores(&sequence);
     let shape = model.shape.clone();
@@ -255,7 +254,7 @@ fn a_step_that_is_dropped_leaves_no_trace() {
     assert_eq!((sequence.tokens(), sequence.tables().pages()), (10, pages));
     assert_eq!(cache.stats().free, free);
     assert_eq!(all_scores(&sequence), scores);
-    model.step(&mut cache, &mut [(&mut sequence, &mut history, 9)], 0.02).unwrap();
+    model.step(&cache, &mut [(&mut sequence, &mut history, 9)], 0.02).unwrap();
     cache.audit([&sequence]).unwrap();
 }
 

@@ -7,8 +7,8 @@ use super::*;
 fn a_full_pool_of_shared_pages_is_relieved_without_a_copy() {
     let mut model = Model::new(17);
     // 32 tokens in pages of four: eight pages for each of four heads.
-    let mut cache = cache(&model, FormatMap::uniform(PageFormat::default()), 32);
-    let (mut original, _) = prefilled(&mut model, &mut cache, &[32], ScorerKind::SinksWindow);
+    let cache = cache(&model, FormatMap::uniform(PageFormat::default()), 32);
+    let (mut original, _) = prefilled(&mut model, &cache, &[32], ScorerKind::SinksWindow);
     let mut fork = cache.fork(&original).unwrap();
     assert_eq!(cache.stats().free, 0);
     let before = held(&cache, &fork);
@@ -42,20 +42,20 @@ proptest! {
         ops in prop::collection::vec((0usize..8, 0usize..8, 1usize..20), 1..10),
     ) {
         let mut model = Model::new(seed);
-        let mut cache = cache(&model, mixed(), 120);
+        let cache = cache(&model, mixed(), 120);
         let kind = ScorerKind::KvCompress;
-        let mut live = vec![prefilled(&mut model, &mut cache, &[prefix], kind)];
+        let mut live = vec![prefilled(&mut model, &cache, &[prefix], kind)];
         for tokens in own {
             let fork = cache.fork(&live[0].0).unwrap();
             live.push((fork, live[0].1.clone()));
             let (sequence, history) = live.last_mut().unwrap();
-            model.step(&mut cache, &mut [(sequence, history, tokens)], 0.02).unwrap();
+            model.step(&cache, &mut [(sequence, history, tokens)], 0.02).unwrap();
         }
         // Somebody takes all that is left, a token of all heads at a time.
         let mut hogs: Vec<KvSequence> = Vec::new();
         while cache.stats().free >= model.shape.heads() {
             let (mut hog, mut history) = (cache.sequence(), model.history());
-            model.step(&mut cache, &mut [(&mut hog, &mut history, 1)], 0.02).unwrap();
+            model.step(&cache, &mut [(&mut hog, &mut history, 1)], 0.02).unwrap();
             hogs.push(hog);
         }
         for (which, op, amount) in ops {

@@ -61,7 +61,7 @@ impl Scorer for Sum {
 }
 
 /// One step of all of `sequences`, each with the same number of tokens.
-fn step(model: &mut Model, cache: &mut KvCache, sequences: &mut [KvSequence], tokens: usize) {
+fn step(model: &mut Model, cache: &KvCache, sequences: &mut [KvSequence], tokens: usize) {
     let rows = sequences.len() * tokens;
     let values = |model: &mut Model, width: usize| model.values(rows * width);
     let shape = model.shape.clone();
@@ -104,10 +104,10 @@ fn half_a_window_replaces_and_less_than_that_accumulates() {
         (&[5, 3, 6], 6.0),
     ] {
         let mut model = Model::new(1);
-        let mut cache = cache(&model, mixed(), 300);
+        let cache = cache(&model, mixed(), 300);
         let mut sequences = observing(&cache, [Queries::of(8)]);
         for &tokens in chunks {
-            step(&mut model, &mut cache, &mut sequences, tokens);
+            step(&mut model, &cache, &mut sequences, tokens);
         }
         // Slots of a chunk that adds have what they had: nothing.
         for scores in all_scores(&sequences[0]) {
@@ -120,10 +120,10 @@ fn half_a_window_replaces_and_less_than_that_accumulates() {
 #[test]
 fn every_member_of_a_step_is_told_what_it_asked_for() {
     let mut model = Model::new(1);
-    let mut cache = cache(&model, mixed(), 300);
+    let cache = cache(&model, mixed(), 300);
     let mut sequences = observing(&cache, [8, 2, 2, 5, 8].map(Queries::of));
     sequences.insert(2, cache.sequence());
-    step(&mut model, &mut cache, &mut sequences, 6);
+    step(&mut model, &cache, &mut sequences, 6);
     let told = |s: &KvSequence| s.scores(0).map(|scores| scores[0].to_f32());
     let told: Vec<_> = sequences.iter().map(told).collect();
     assert_eq!(told, [Some(6.0), Some(2.0), None, Some(2.0), Some(5.0), Some(6.0)]);
@@ -152,11 +152,11 @@ impl Scorer for Panics {
 fn a_layer_cut_short_by_a_panic_counts_once() {
     let run = |panics: bool| {
         let mut model = Model::new(1);
-        let mut cache = cache(&model, mixed(), 300);
+        let cache = cache(&model, mixed(), 300);
         let shape = model.shape.clone();
         let second = Arc::new(Panics(AtomicBool::new(false), Queries::of(8)));
         let mut sequences = observing(&cache, [Queries::of(8), second.clone()]);
-        step(&mut model, &mut cache, &mut sequences, 6);
+        step(&mut model, &cache, &mut sequences, 6);
         let rows = 2 * 3;
         let q = model.values(rows * shape.layer(0).q_row());
         let (k, v) = (
@@ -186,9 +186,9 @@ fn a_layer_cut_short_by_a_panic_counts_once() {
 fn a_window_from_afar_is_not_taken_for_a_near_one() {
     for skips in [[0, 3], [3, 0], [2, 5]] {
         let mut model = Model::new(1);
-        let mut cache = cache(&model, mixed(), 300);
+        let cache = cache(&model, mixed(), 300);
         let mut sequences = observing(&cache, skips.map(|skip| Sum::of(4, skip)));
-        step(&mut model, &mut cache, &mut sequences, 12);
+        step(&mut model, &cache, &mut sequences, 12);
         for (sequence, skip) in sequences.iter().zip(skips) {
             for scores in all_scores(sequence) {
                 // The newest query sees all slots, and those that it skips nobody else sees from
@@ -215,8 +215,8 @@ fn scores_follow_the_moves_of_a_truncation() {
     };
     for forked in [false, true] {
         let mut model = Model::new(13);
-        let mut cache = cache(&model, mixed(), 300);
-        let (mut sequence, _) = prefilled(&mut model, &mut cache, &[60], ScorerKind::KvCompress);
+        let cache = cache(&model, mixed(), 300);
+        let (mut sequence, _) = prefilled(&mut model, &cache, &[60], ScorerKind::KvCompress);
         let budget = compression(ScorerKind::Random, Budget::Ratio(2.0));
         cache.compress(&mut sequence, &budget).unwrap();
         let fork = forked.then(|| cache.fork(&sequence).unwrap());

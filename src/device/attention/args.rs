@@ -20,6 +20,16 @@ pub struct WorkItem {
     pub reserved: u32,
 }
 
+/// Where a work item lies in its table, for `headwise_decode` with windows.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+pub struct ItemPlace {
+    /// Slots of the table before the item.
+    pub first: u32,
+    /// The item that holds the table's end.
+    pub last: u32,
+}
+
 /// A query group with partial results, for `headwise_merge`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -74,8 +84,8 @@ pub struct ScoreItem {
     pub window: u32,
     /// Where the range's first slot stands in the sums.
     pub sums: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Newest slots that a query sees and that do not count: `before` is short of them.
+    pub skip: u32,
 }
 
 /// The 32-bit fields of a struct in a kernel's source, in order.
@@ -101,6 +111,8 @@ mod tests {
         let expected = ["query", "pages", "slots", "partial", "logits", "reserved"];
         assert_eq!(fields(work, "WorkItem"), expected);
         assert_eq!((size_of::<WorkItem>(), align_of::<WorkItem>()), (24, 8));
+        assert_eq!(fields(work, "ItemPlace"), ["first", "last"]);
+        assert_eq!((size_of::<ItemPlace>(), align_of::<ItemPlace>()), (8, 8));
         let merge = KernelFile::Merge.source().text;
         assert_eq!(fields(merge, "struct Merge"), ["query", "first", "count"]);
         assert_eq!(size_of::<MergeItem>(), 12);
@@ -110,7 +122,7 @@ mod tests {
         assert_eq!(size_of::<PrefillItem>(), 24);
         let score = KernelFile::Score.source().text;
         let expected =
-            ["query", "pages", "slots", "first_slot", "before", "window", "sums", "reserved"];
+            ["query", "pages", "slots", "first_slot", "before", "window", "sums", "skip"];
         assert_eq!(fields(score, "__align__(8) Item"), expected);
         assert_eq!(size_of::<ScoreItem>(), 32);
         for (text, word) in [(work, "NO_PARTIAL"), (merge, "NO_QUERY")] {

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::args::{MergeItem, WorkItem};
+use super::{
+    args::{ItemPlace, MergeItem, WorkItem},
+    scoring::Scoring,
+};
 use crate::{
     cuda::{
         Staging,
@@ -52,6 +55,8 @@ pub struct DecodePlan {
     pub partials: u32,
     /// The item that holds the end of each head, in the order of the heads: where it grows.
     pub ends: Vec<u32>,
+    /// Where each item lies in its table, for layers with windows; else none.
+    pub places: Vec<ItemPlace>,
 }
 
 impl DecodePlan {
@@ -93,7 +98,13 @@ impl DecodePlan {
             let query = heads[merge.head as usize].query;
             MergeItem { query, first: merge.first, count: merge.count }
         };
+        let place = |range: &crate::device::work::WorkRange| ItemPlace {
+            first: range.first_page * page_slots,
+            last: ends[range.head as usize],
+        };
+        let placed = if specialisation.terms.window { &plan.ranges[..] } else { &[] };
         Self {
+            places: placed.iter().map(place).collect(),
             items: plan.ranges.iter().map(item).collect(),
             merges: plan.merges.iter().map(merge).collect(),
             lists: plan.lists,
@@ -118,8 +129,8 @@ pub struct Tensors {
     pub lse: u64,
     /// Scaled scores `[slots, group]`, f32, of a specialisation that has them; 0 writes none.
     pub logits: u64,
-    /// Scale of q·k.
-    pub scale: f32,
+    /// What is done to scores.
+    pub scoring: Scoring,
 }
 
 /// Decode attention for one specialisation, up to a number of (sequence, KV head) pairs.
@@ -138,6 +149,8 @@ pub struct Decoder {
     most_heads: usize,
     items: DeviceBuffer,
     lists: DeviceBuffer,
+    /// Of layers with windows.
+    places: Option<DeviceBuffer>,
     merges: DeviceBuffer,
     partial_out: DeviceBuffer,
     partial_lse: DeviceBuffer,
@@ -155,11 +168,12 @@ impl Decoder {
         let decode = kernels.get(KernelFile::Decode, &specialisation, stream)?;
         let without = Specialisation { logits: false, ..specialisation };
         let plain = kernels.get(KernelFile::Decode, &without, stream)?;
-        let merge = kernels.get(KernelFile::Merge, &without, stream)?;
+        let merge = kernels.get(KernelFile::Merge, &specialisation.of_merge(), stream)?;
         let blocks = kernels.multiprocessors() * decode.blocks_per_multiprocessor();
         let most_items = WorkPlan::most_ranges(most_heads, blocks);
         let buffer = |bytes: usize| DeviceBuffer::new(kernels.context(), bytes);
         let rows = most_items * specialisation.group;
+        let placed = specialisation.terms.window.then_some(most_items * size_of::<ItemPlace>());
         Ok(Self {
             decode,
             plain,
@@ -167,6 +181,7 @@ impl Decoder {
             blocks,
             most_heads,
             items: buffer(most_items * size_of::<WorkItem>())?,
+            places: placed.map(buffer).transpose()?,
             lists: buffer((blocks as usize + 1) * size_of::<u32>())?,
             merges: buffer(most_heads.next_power_of_two() * size_of::<MergeItem>())?,
             partial_out: buffer(rows * specialisation.layout.channels.v * size_of::<f32>())?,
@@ -246,6 +261,9 @@ impl Decoder {
             |to: &mut DeviceBuffer, bytes: &[u8]| staging.upload(stream, to, [(0, bytes)]);
         upload(&mut self.items, bytemuck::cast_slice(&plan.items))?;
         upload(&mut self.lists, bytemuck::cast_slice(&plan.lists))?;
+        if let Some(places) = &mut self.places {
+            upload(places, bytemuck::cast_slice(&plan.places))?;
+        }
         Ok(upload(&mut self.merges, bytemuck::cast_slice(&plan.merges))?)
     }
 
@@ -273,16 +291,25 @@ impl Decoder {
         if !plan.items.iter().all(written) || !plan.merges.iter().all(read) {
             return Some("an item or a merge names a partial result that is none of its own");
         }
+        let placed = plan.places.iter().all(|place| (place.last as usize) < plan.items.len());
+        if self.places.is_some() && !(placed && plan.places.len() == plan.items.len()) {
+            return Some("its items have no places in their tables, or those of others");
+        }
         (plan.merges.len() > self.most_heads).then_some("there is no room for all merges")
     }
 
     /// Queues the planned launches.
+    ///
+    /// # Errors
+    /// [`DeviceError::OtherTerms`] for scoring that the kernels were not compiled for.
     ///
     /// # Safety
     /// The last [`plan`](Self::plan) or [`upload`](Self::upload) succeeded and was queued in `stream` or
     /// before it, and every address of `tensors` covers what the plan's items name, until the stream is
     /// done with it.
     pub unsafe fn launch(&self, tensors: &Tensors, stream: &Stream) -> Result<(), DeviceError> {
+        let scoring = &tensors.scoring;
+        scoring.check(self.specialisation.terms)?;
         let group = self.specialisation.group as u32;
         let [items, lists, merges, partial_out, partial_lse] =
             [&self.items, &self.lists, &self.merges, &self.partial_out, &self.partial_lse]
@@ -296,24 +323,24 @@ impl Decoder {
             tensors.logits,
         ]
         .map(Argument::U64);
-        let arguments = [
-            pages,
-            page_ids,
-            items,
-            lists,
-            queries,
-            out,
-            lse,
-            partial_out,
-            partial_lse,
-            logits,
-            Argument::F32(tensors.scale),
-        ];
+        let addresses =
+            [pages, page_ids, items, lists, queries, out, lse, partial_out, partial_lse, logits];
+        let places = self.places.iter().map(|places| Argument::U64(places.address()));
+        let arguments: Vec<Argument> = (addresses.into_iter())
+            .chain([Argument::F32(scoring.scale)])
+            .chain(places)
+            .chain(scoring.window_arguments())
+            .chain(scoring.softcap_argument())
+            .chain(scoring.sink_arguments())
+            .collect();
         let decode = if tensors.logits == 0 { &self.plain } else { &self.decode };
         // SAFETY: the arguments are those of `headwise_decode`; lists and partial results of the plan
         // were checked against the buffers; the caller vouches for the tensors.
         unsafe { decode.launch(stream, [self.blocks, group.div_ceil(16), 1], &arguments) }?;
-        let arguments = [merges, partial_out, partial_lse, out, lse];
+        let arguments: Vec<Argument> = [merges, partial_out, partial_lse, out, lse]
+            .into_iter()
+            .chain(scoring.sink_arguments())
+            .collect();
         // SAFETY: the arguments are those of `headwise_merge`; the items are of the same plan.
         unsafe { self.merge.launch(stream, [self.merge_blocks, group, 1], &arguments) }
     }

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use super::{
     decode::{DecodeHead, Decoder, Tensors},
     prefill::{PrefillHead, Prefiller},
+    scoring::Scoring,
     window::{WindowHead, WindowScorer},
 };
 use crate::{
@@ -15,8 +16,16 @@ use crate::{
         settle::{self, Doubts},
     },
     base::LayerShape,
-    cuda::{Growing, Staging, driver::Stream},
-    device::{error::DeviceError, kernels::Specialisation, loader::Kernels, store::CudaStore},
+    cuda::{
+        Growing, Staging,
+        driver::{DeviceBuffer, Stream},
+    },
+    device::{
+        error::DeviceError,
+        kernels::{Specialisation, Terms},
+        loader::Kernels,
+        store::CudaStore,
+    },
     format::{PageLayout, SlotFormat},
     store::StoreError,
 };
@@ -46,6 +55,7 @@ struct State {
     lse: Growing,
     page_ids: Growing,
     sums: Growing,
+    sink_logits: Growing,
     launchers: HashMap<Vec<String>, Launchers>,
 }
 
@@ -81,9 +91,9 @@ impl CudaAttention {
     /// Attention with `kernels` on their device.
     pub fn new(kernels: Arc<Kernels>) -> Result<Self, DeviceError> {
         let staging = Staging::new(kernels.context(), STAGING.0, STAGING.1)?;
-        let [queries, out, lse, page_ids, sums] = Default::default();
+        let [queries, out, lse, page_ids, sums, sink_logits] = Default::default();
         let launchers = HashMap::new();
-        let state = State { staging, queries, out, lse, page_ids, sums, launchers };
+        let state = State { staging, queries, out, lse, page_ids, sums, sink_logits, launchers };
         Ok(Self { kernels, state: Mutex::new(state) })
     }
 }
@@ -106,7 +116,8 @@ impl Attention<CudaStore> for CudaAttention {
         if let Some(scores) = scores.as_deref_mut() {
             scores.reset(batch);
         }
-        let parts = Parts::new(batch, scores.as_deref())?;
+        let io = SlotFormat::F32;
+        let parts = Parts::new(batch, batch.layer.query_heads(), io, scores.as_deref())?;
         let mut sums =
             vec![0f32; if scores.is_some() { parts.slots * batch.layer.group() } else { 0 }];
         // Locked for the launches alone: settling rows takes rayon's threads, which may wait for each
@@ -118,7 +129,14 @@ impl Attention<CudaStore> for CudaAttention {
         for rows in parts.blind {
             let dim = batch.layer.v_dim();
             output.out[rows.start * dim..rows.end * dim].fill(0.0);
-            output.lse[rows].fill(f32::NEG_INFINITY);
+            match batch.layer.sink_logits() {
+                // All query heads of a KV head.
+                Some(logits) => {
+                    let head = rows.start % logits.len();
+                    output.lse[rows.clone()].copy_from_slice(&logits[head..head + rows.len()]);
+                }
+                None => output.lse[rows].fill(f32::NEG_INFINITY),
+            }
         }
         Doubts::mark(output.out, output.lse);
         doubt_faint_queries(batch, output.lse);
@@ -137,20 +155,87 @@ impl Attention<CudaStore> for CudaAttention {
     }
 }
 
+/// Queries and outputs that are on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceTensors {
+    /// Address of the first token's first query row.
+    pub queries: u64,
+    /// Address of the first token's first output row.
+    pub out: u64,
+    /// Type of both: f32, f16 or bf16.
+    pub io: SlotFormat,
+    /// From a token's rows to the next token's, in rows, in both.
+    pub row_stride: usize,
+}
+
+impl CudaAttention {
+    /// Queues attention with queries and outputs on the device; `batch.q` is not looked at. Waits only
+    /// where `scores` are asked for. Rows of a query that sees no slot are zeroed.
+    ///
+    /// f32 holds the logits that models have: what leaves its range (see [`settle`]) is not found again
+    /// here, where nobody waits for it, and shows as NaN.
+    ///
+    /// # Errors
+    /// As [`attend`](Attention::attend).
+    ///
+    /// # Safety
+    /// The tensors have the batch's rows and are not used otherwise until the store's stream is done.
+    pub unsafe fn queue(
+        &self,
+        store: &CudaStore,
+        batch: &Batch<'_>,
+        tensors: &DeviceTensors,
+        scores: Option<&mut SlotScores>,
+    ) -> Result<(), AttendError> {
+        batch.check_tables(store)?;
+        check_layer(batch.layer)?;
+        if !store.context().same(self.kernels.context()) {
+            return Err(device(DeviceError::OtherContext));
+        }
+        let DeviceTensors { queries, out, io, row_stride } = *tensors;
+        let mut scores = scores;
+        if let Some(scores) = scores.as_deref_mut() {
+            scores.reset(batch);
+        }
+        let parts = Parts::new(batch, row_stride, io, scores.as_deref())?;
+        let mut state = self.state.lock();
+        let (context, stream) = (self.kernels.context(), &**store.stream());
+        let row = batch.layer.v_dim() * value_bytes(io);
+        for rows in &parts.blind {
+            let (start, bytes) = (out + (rows.start * row) as u64, rows.len() * row);
+            // SAFETY: rows of the output, which the caller vouches for.
+            let mut rows = unsafe { DeviceBuffer::from_raw(context, start, bytes) };
+            rows.fill(0..bytes, 0, stream).map_err(|error| device(error.into()))?;
+        }
+        // SAFETY: the caller vouches for the rows.
+        unsafe { state.queue(&self.kernels, store, batch, &parts, [queries, out], row_stride) }
+            .map_err(device)?;
+        if let Some(scores) = scores {
+            let group = batch.layer.group();
+            let mut sums = vec![0f32; parts.slots * group];
+            let State { staging, sums: on_device, .. } = &mut *state;
+            let down = on_device.download(staging, stream, &mut sums);
+            down.map_err(|error| device(error.into()))?;
+            for slots in parts.unscored {
+                sums[slots.start * group..slots.end * group].fill(0.0);
+            }
+            reduce(scores, &sums, batch);
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a value of an IO format.
+fn value_bytes(io: SlotFormat) -> usize {
+    if io == SlotFormat::F32 { 4 } else { 2 }
+}
+
 /// Refuses layers that the kernels do not know.
 fn check_layer(layer: &LayerShape) -> Result<(), AttendError> {
-    let what = if layer.channels().alike().is_none() {
-        "keys and values of different channels"
-    } else if layer.window().is_some() {
-        "windows"
-    } else if layer.softcap().is_some() {
-        "logit soft caps"
-    } else if layer.sink_logits().is_some() {
-        "sink logits"
-    } else {
-        return Ok(());
-    };
-    Err(AttendError::Unsupported(what))
+    match layer.channels().alike() {
+        Some(_) => Ok(()),
+        None => Err(AttendError::Unsupported("keys and values of different channels")),
+    }
 }
 
 /// Queries, as the kernels scale them, of which half precision holds fewer than 16 bits.
@@ -179,8 +264,14 @@ fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
 }
 
 impl Parts {
-    fn new(batch: &Batch<'_>, scores: Option<&SlotScores>) -> Result<Self, AttendError> {
-        let (group, query_heads) = (batch.layer.group(), batch.layer.query_heads());
+    /// `row_stride` is the distance from a token's rows of queries to the next token's, in rows.
+    fn new(
+        batch: &Batch<'_>,
+        row_stride: usize,
+        io: SlotFormat,
+        scores: Option<&SlotScores>,
+    ) -> Result<Self, AttendError> {
+        let group = batch.layer.group();
         let tokens = batch.tokens();
         let too_large = || AttendError::TooLarge { tokens };
         let index = |value: usize| u32::try_from(value).map_err(|_| too_large());
@@ -205,12 +296,12 @@ impl Parts {
                 // Tokens older than every slot see nothing.
                 let blind = span.tokens.saturating_sub(head.slots).min(span.tokens - 1);
                 for token in 0..blind {
-                    let row = first_row + token * query_heads + h * group;
+                    let row = first_row + token * row_stride + h * group;
                     parts.blind.push(row..row + group);
                 }
-                let query = index(first_row + blind * query_heads + h * group)?;
+                let query = index(first_row + blind * row_stride + h * group)?;
                 let slots = index(head.slots)?;
-                let uniform = Self::of(&mut parts.uniform, head.layout, group);
+                let uniform = Self::of(&mut parts.uniform, head.layout, batch.layer, io);
                 if span.tokens - blind == 1 {
                     uniform.decode.push(DecodeHead { query, pages, slots, logits: 0 });
                 } else {
@@ -228,25 +319,32 @@ impl Parts {
                     }
                     index(parts.slots)?;
                     uniform.score.push(WindowHead {
-                        query: index(first_row + window * query_heads + h * group)?,
+                        query: index(first_row + window * row_stride + h * group)?,
                         pages,
                         slots,
                         before: index(head.slots - skip - (span.tokens - window))?,
                         window: index(span.tokens - window)?,
+                        skip: index(skip)?,
                         sums: index(at)?,
                     });
                 }
             }
-            first_row += span.tokens * query_heads;
+            first_row += span.tokens * row_stride;
         }
         index(first_row)?;
         Ok(parts)
     }
 
-    fn of<'a>(all: &'a mut Vec<Uniform>, layout: &PageLayout, group: usize) -> &'a mut Uniform {
+    fn of<'a>(
+        all: &'a mut Vec<Uniform>,
+        layout: &PageLayout,
+        layer: &LayerShape,
+        io: SlotFormat,
+    ) -> &'a mut Uniform {
         let found = all.iter().position(|uniform| uniform.specialisation.layout == *layout);
         let at = found.unwrap_or_else(|| {
-            let specialisation = Specialisation::new(*layout, group);
+            let plain = Specialisation::new(*layout, layer.group());
+            let specialisation = Specialisation { terms: Terms::of(layer), io, ..plain };
             let (decode, prefill, score) = Default::default();
             all.push(Uniform { specialisation, decode, prefill, score });
             all.len() - 1
@@ -266,24 +364,59 @@ impl State {
         sums: &mut [f32],
     ) -> Result<(), DeviceError> {
         let (context, stream) = (kernels.context(), &**store.stream());
-        let query_heads = batch.layer.query_heads() as u32;
-        let Self { staging, queries, out, lse, page_ids, .. } = self;
+        let Self { staging, queries, out, .. } = self;
+        let queries = queries.upload(context, staging, stream, batch.q)?;
+        let out = out.reserve(context, size_of_val::<[f32]>(output.out))?.address();
+        let row_stride = batch.layer.query_heads();
+        // SAFETY: the rows are those of the buffers reserved here, which outlive the downloads below.
+        unsafe { self.queue(kernels, store, batch, parts, [queries, out], row_stride) }?;
+        self.out.download(&mut self.staging, stream, output.out)?;
+        self.lse.download(&mut self.staging, stream, output.lse)?;
+        Ok(self.sums.download(&mut self.staging, stream, sums)?)
+    }
+
+    /// Queues the launches of a batch. Afterwards log-sum-exps and sums are in the buffers for that.
+    ///
+    /// # Safety
+    /// The rows of queries and outputs at these addresses, `row_stride` rows a token, are those of the
+    /// batch, in the IO format of its parts, until the stream is done.
+    unsafe fn queue(
+        &mut self,
+        kernels: &Kernels,
+        store: &CudaStore,
+        batch: &Batch<'_>,
+        parts: &Parts,
+        [queries, out]: [u64; 2],
+        row_stride: usize,
+    ) -> Result<(), DeviceError> {
+        let (context, stream) = (kernels.context(), &**store.stream());
+        let Self { staging, lse, page_ids, sink_logits, .. } = self;
+        let logits = batch.layer.sink_logits().unwrap_or_default();
+        let logits = sink_logits.upload(context, staging, stream, logits)?;
+        let mut scoring = Scoring::of(batch.layer, logits);
+        if let Some(sinks) = &mut scoring.sink_logits {
+            // Rows between one token's and the next's are nobody's.
+            sinks.heads = row_stride as u32;
+        }
+        let rows = batch.tokens() * row_stride;
         let tensors = Tensors {
             pages: store.address(),
             page_ids: page_ids.upload(context, staging, stream, &parts.page_ids)?,
-            queries: queries.upload(context, staging, stream, batch.q)?,
-            out: out.reserve(context, size_of_val::<[f32]>(output.out))?.address(),
-            lse: lse.reserve(context, size_of_val::<[f32]>(output.lse))?.address(),
+            queries,
+            out,
+            lse: lse.reserve(context, rows * size_of::<f32>())?.address(),
             logits: 0,
-            scale: batch.layer.scale(),
+            scoring,
         };
-        let sums_at = self.sums.reserve(context, size_of_val::<[f32]>(sums))?.address();
+        let scored = parts.uniform.iter().any(|uniform| !uniform.score.is_empty());
+        let sums = if scored { parts.slots * batch.layer.group() } else { 0 };
+        let sums_at = self.sums.reserve(context, sums * size_of::<f32>())?.address();
         for uniform in &parts.uniform {
             let specialisation = &uniform.specialisation;
             let launchers = self.launchers.entry(specialisation.defines()).or_default();
-            // SAFETY, of every launch: page ids and slots were checked against the store, the rows are
-            // those of the buffers reserved above and `sums` has a place for each slot and query head of
-            // the group; all outlive the download that ends this call.
+            // SAFETY, of every launch: page ids and slots were checked against the store, the caller vouches
+            // for the rows, and `lse` and `sums` have a place for each row, and for each slot and query head
+            // of the group.
             if !uniform.decode.is_empty() {
                 let decoder = launchers.decoder(kernels, uniform, stream)?;
                 decoder.plan(&uniform.decode, staging, stream)?;
@@ -297,7 +430,7 @@ impl State {
                 };
                 prefiller.plan(&uniform.prefill, staging, stream)?;
                 // SAFETY: as above.
-                unsafe { prefiller.launch(&tensors, query_heads, stream) }?;
+                unsafe { prefiller.launch(&tensors, row_stride as u32, stream) }?;
             }
             if !uniform.score.is_empty() {
                 let scorer = match &mut launchers.scorer {
@@ -306,12 +439,10 @@ impl State {
                 };
                 scorer.plan(&uniform.score, staging, stream)?;
                 // SAFETY: as above.
-                unsafe { scorer.launch(&tensors, sums_at, query_heads, stream) }?;
+                unsafe { scorer.launch(&tensors, sums_at, row_stride as u32, stream) }?;
             }
         }
-        self.out.download(staging, stream, output.out)?;
-        self.lse.download(staging, stream, output.lse)?;
-        Ok(self.sums.download(staging, stream, sums)?)
+        Ok(())
     }
 }
 

@@ -12,14 +12,16 @@ mod decode;
 mod host;
 mod prefill;
 mod saturated;
+mod scoring;
 mod window;
 
 #[cfg(test)]
 pub(in crate::device) use self::args::fields;
 pub use append::{Appender, NO_SLOT, NewRows};
 pub use append_step::{StepAppender, StepRows};
-pub use args::{MergeItem, PrefillItem, ScoreItem, WorkItem};
+pub use args::{ItemPlace, MergeItem, PrefillItem, ScoreItem, WorkItem};
 pub use decode::{DecodeHead, DecodePlan, Decoder, Tensors};
-pub use host::CudaAttention;
+pub use host::{CudaAttention, DeviceTensors};
 pub use prefill::{PrefillHead, Prefiller, prefill_items};
+pub use scoring::{Scoring, SinkLogits};
 pub use window::{WindowHead, WindowScorer, window_items};

@@ -10,7 +10,7 @@ use crate::{
     },
     device::{
         error::DeviceError,
-        kernels::{KernelFile, Specialisation},
+        kernels::{KernelFile, Specialisation, Terms},
         loader::{Kernels, Loaded},
     },
 };
@@ -54,6 +54,7 @@ pub fn prefill_items(heads: &[PrefillHead], group: u32, most_rows: u32) -> Vec<P
 #[derive(Debug)]
 pub struct Prefiller {
     kernel: Arc<Loaded>,
+    terms: Terms,
     group: u32,
     items: Growing,
     planned: (u64, u32),
@@ -68,7 +69,8 @@ impl Prefiller {
     ) -> Result<Self, DeviceError> {
         let kernel = kernels.get(KernelFile::Prefill, specialisation, stream)?;
         let group = specialisation.group as u32;
-        Ok(Self { kernel, group, items: Growing::default(), planned: (0, 0) })
+        let (terms, items) = (specialisation.terms, Growing::default());
+        Ok(Self { kernel, terms, group, items, planned: (0, 0) })
     }
 
     /// Cuts the chunks of the next launches into items and queues their copy to the device. Memory grows
@@ -91,6 +93,9 @@ impl Prefiller {
     /// all query heads of a token. The chunks' own slots are in the pages already; logits are not
     /// written.
     ///
+    /// # Errors
+    /// [`DeviceError::OtherTerms`] for scoring that the kernel was not compiled for.
+    ///
     /// # Safety
     /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it, and every
     /// address of `tensors` covers what its heads name, until the stream is done with it.
@@ -101,10 +106,15 @@ impl Prefiller {
         stream: &Stream,
     ) -> Result<(), DeviceError> {
         let (items, count) = self.planned;
-        let Tensors { pages, page_ids, queries, out, lse, scale, .. } = *tensors;
+        let Tensors { pages, page_ids, queries, out, lse, scoring, .. } = *tensors;
+        scoring.check(self.terms)?;
         let addresses = [pages, page_ids, items, queries, out, lse].map(Argument::U64);
-        let sizes = [Argument::U32(row_stride), Argument::F32(scale)];
-        let arguments = [&addresses[..], &sizes].concat();
+        let arguments: Vec<Argument> = (addresses.into_iter())
+            .chain([Argument::U32(row_stride), Argument::F32(scoring.scale)])
+            .chain(scoring.window_arguments())
+            .chain(scoring.softcap_argument())
+            .chain(scoring.sink_arguments())
+            .collect();
         // SAFETY: the arguments are those of `headwise_prefill`; the caller vouches for the tensors.
         unsafe { self.kernel.launch(stream, [count, 1, 1], &arguments) }
     }

@@ -10,7 +10,7 @@ use crate::{
     },
     device::{
         error::DeviceError,
-        kernels::{KernelFile, Specialisation},
+        kernels::{KernelFile, Specialisation, Terms},
         loader::{Kernels, Loaded},
     },
 };
@@ -32,6 +32,9 @@ pub struct WindowHead {
     pub before: u32,
     /// Query tokens of the window, at least one.
     pub window: u32,
+    /// Newest slots that a token sees and that do not count; `before` is short of them. Looked at in
+    /// layers with windows alone, which are counted from what a token sees.
+    pub skip: u32,
     /// Where its slot 0 stands in the sums.
     pub sums: u32,
 }
@@ -41,7 +44,7 @@ pub fn window_items(heads: &[WindowHead], page_slots: u32) -> Vec<ScoreItem> {
     let page_slots = page_slots.max(1);
     let block = BLOCK_SLOTS.next_multiple_of(page_slots);
     let of_head = |head: &WindowHead| {
-        let WindowHead { query, pages, slots, before, window, sums } = *head;
+        let WindowHead { query, pages, slots, before, window, skip, sums } = *head;
         (0..slots).step_by(block as usize).map(move |first_slot| ScoreItem {
             query,
             pages: pages + first_slot / page_slots,
@@ -50,7 +53,7 @@ pub fn window_items(heads: &[WindowHead], page_slots: u32) -> Vec<ScoreItem> {
             before,
             window,
             sums: sums + first_slot,
-            reserved: 0,
+            skip,
         })
     };
     heads.iter().flat_map(of_head).collect()
@@ -61,6 +64,7 @@ pub fn window_items(heads: &[WindowHead], page_slots: u32) -> Vec<ScoreItem> {
 #[derive(Debug)]
 pub struct WindowScorer {
     kernel: Arc<Loaded>,
+    terms: Terms,
     group: u32,
     page_slots: u32,
     items: Growing,
@@ -74,9 +78,10 @@ impl WindowScorer {
         specialisation: &Specialisation,
         stream: &Stream,
     ) -> Result<Self, DeviceError> {
-        let kernel = kernels.get(KernelFile::Score, specialisation, stream)?;
+        let kernel = kernels.get(KernelFile::Score, &specialisation.of_score(), stream)?;
         let (group, page_slots) = (specialisation.group as u32, specialisation.layout.slots as u32);
-        Ok(Self { kernel, group, page_slots, items: Growing::default(), planned: (0, 0) })
+        let (terms, items) = (specialisation.terms, Growing::default());
+        Ok(Self { kernel, terms, group, page_slots, items, planned: (0, 0) })
     }
 
     /// Cuts the heads of the next launches into items and queues their copy to the device. Memory grows
@@ -99,6 +104,9 @@ impl WindowScorer {
     /// attention left. `row_stride` as for [`Prefiller`](super::Prefiller); outputs and logits are not
     /// looked at.
     ///
+    /// # Errors
+    /// [`DeviceError::OtherTerms`] for scoring that the kernel was not compiled for.
+    ///
     /// # Safety
     /// The last [`plan`](Self::plan) succeeded and was queued in `stream` or before it, and `sums` and
     /// every address of `tensors` cover what its heads name, until the stream is done with it.
@@ -110,10 +118,14 @@ impl WindowScorer {
         stream: &Stream,
     ) -> Result<(), DeviceError> {
         let (items, count) = self.planned;
-        let Tensors { pages, page_ids, queries, lse, scale, .. } = *tensors;
+        let Tensors { pages, page_ids, queries, lse, scoring, .. } = *tensors;
+        scoring.check(self.terms)?;
         let addresses = [pages, page_ids, items, queries, lse, sums].map(Argument::U64);
-        let sizes = [Argument::U32(row_stride), Argument::F32(scale)];
-        let arguments = [&addresses[..], &sizes].concat();
+        let arguments: Vec<Argument> = (addresses.into_iter())
+            .chain([Argument::U32(row_stride), Argument::F32(scoring.scale)])
+            .chain(scoring.window_arguments())
+            .chain(scoring.softcap_argument())
+            .collect();
         // SAFETY: the arguments are those of `headwise_score`; the caller vouches for the tensors.
         unsafe { self.kernel.launch(stream, [count, self.group, 1], &arguments) }
     }
@@ -133,7 +145,7 @@ mod tests {
             let mut sums = 0;
             let heads: Vec<WindowHead> = (0u32..).zip(&lengths).map(|(i, &slots)| {
                 let head = WindowHead {
-                    query: i, pages: 10_000 * i, slots, before: slots / 2, window: 3, sums,
+                    query: i, pages: 10_000 * i, slots, before: slots / 2, window: 3, skip: i, sums,
                 };
                 sums += slots;
                 head
@@ -146,6 +158,7 @@ mod tests {
                     prop_assert_eq!(item.pages, head.pages + next / page_slots);
                     prop_assert!(next % page_slots == 0 && item.slots > 0);
                     prop_assert_eq!((item.before, item.window), (head.before, head.window));
+                    prop_assert_eq!(item.skip, head.skip);
                     next += item.slots;
                 }
                 prop_assert_eq!(next, head.slots);

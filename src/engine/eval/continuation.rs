@@ -89,22 +89,14 @@ impl<'m> Continuation<'m> {
         // full continuation and one fork are the most that live at once.
         let room = positions.saturating_add(config.block_tokens).saturating_mul(2);
         let capacity = Capacity::Tokens(room);
-        let mut cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
+        let cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
         let mut sequence = cache.sequence();
         sequence.observe(scorer);
         let (prompt, following) = tokens.split_at(context);
-        prefill::feed(
-            model,
-            &mut cache,
-            &mut sequence,
-            prompt,
-            chunk,
-            Logits::None,
-            |range, _| {
-                progress(range.len());
-                Ok(())
-            },
-        )?;
+        prefill::feed(model, &cache, &mut sequence, prompt, chunk, Logits::None, |range, _| {
+            progress(range.len());
+            Ok(())
+        })?;
         let following = following.to_vec();
         let (expected, full) = (Vec::new(), Quality::default());
         let context = sequence;
@@ -176,11 +168,11 @@ impl<'m> Continuation<'m> {
                 token = rows.last_of(0).map(crate::engine::sampling::argmax).transpose()?;
                 Ok(())
             };
-            prefill::feed(self.model, &mut self.cache, &mut fork, &[next], 1, Logits::Last, each)?;
+            prefill::feed(self.model, &self.cache, &mut fork, &[next], 1, Logits::Last, each)?;
             generated.extend(token);
         }
         drop(fork);
-        self.cache.settle();
+        self.cache.settle()?;
         Ok(generated)
     }
 
@@ -200,9 +192,9 @@ impl<'m> Continuation<'m> {
             Ok(())
         };
         let chunk = self.chunk;
-        prefill::feed(self.model, &mut self.cache, &mut fork, fed, chunk, Logits::All, each)?;
+        prefill::feed(self.model, &self.cache, &mut fork, fed, chunk, Logits::All, each)?;
         drop(fork);
-        self.cache.settle();
+        self.cache.settle()?;
         let targets = &self.following[1..];
         let losses = rows.iter().zip(targets).map(|(row, &token)| {
             let unknown = PerplexityError::TokenId { token, vocab: row.len() };

@@ -77,7 +77,7 @@ pub fn perplexity(
     }
     model.config().check_context(context)?;
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
-    let mut cache = KvCache::new(&config)?;
+    let cache = KvCache::new(&config)?;
     let mut sum = NllSum::default();
     let (mut windows, mut pages) = (0, 0);
     for text in tokens.chunks_exact(stride).take(options.windows) {
@@ -93,10 +93,10 @@ pub fn perplexity(
             Ok(())
         };
         let chunk = options.chunk;
-        prefill::feed(model, &mut cache, &mut sequence, &window, chunk, Logits::All, each)?;
+        prefill::feed(model, &cache, &mut sequence, &window, chunk, Logits::All, each)?;
         pages = sequence.tables().pages();
         drop(sequence);
-        cache.settle();
+        cache.settle()?;
         windows += 1;
     }
     let nll = sum.mean().ok_or_else(short)?;

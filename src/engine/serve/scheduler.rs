@@ -135,7 +135,6 @@ impl<'m> Scheduler<'m> {
         };
         let mut progress = Progress::default();
         job.end(Finish::Cancelled, &mut progress);
-        self.cache.settle();
         progress.completed.pop()
     }
 
@@ -332,7 +331,6 @@ impl<'m> Scheduler<'m> {
             self.running.remove(index).end(finish, progress);
         }
         progress.completed[first..].reverse();
-        self.cache.settle();
     }
 }
 

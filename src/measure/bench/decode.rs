@@ -18,7 +18,7 @@ use crate::{
     },
     device::{
         DeviceError, Kernels,
-        attention::{DecodeHead, Decoder, Tensors},
+        attention::{DecodeHead, Decoder, Scoring, Tensors},
         kernels::Specialisation,
     },
     format::{PageFormat, PageLayout, SlotFormat},
@@ -159,7 +159,7 @@ pub fn measure(
                     out,
                     lse,
                     logits: 0,
-                    scale: 1.0 / (plan.head_dim as f32).sqrt(),
+                    scoring: Scoring::scaled(1.0 / (plan.head_dim as f32).sqrt()),
                 };
                 // SAFETY: the ids of every turn are pages of the arena, and the buffers hold all rows.
                 unsafe { variant.decoder.launch(&tensors, stream) }

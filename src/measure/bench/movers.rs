@@ -272,7 +272,7 @@ impl Bench<'_> {
                 before: slots - window,
                 window,
                 sums: h * slots,
-                reserved: 0,
+                skip: 0,
             })
             .collect();
         let list = self.list(&items)?;

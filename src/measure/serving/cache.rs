@@ -18,7 +18,7 @@ use crate::{
     },
     device::{
         Kernels, StepFence, TableMirror,
-        attention::{DecodeHead, DecodePlan, Decoder, StepAppender, StepRows, Tensors},
+        attention::{DecodeHead, DecodePlan, Decoder, Scoring, StepAppender, StepRows, Tensors},
         eviction::{Evictor, SlotAddresses, SlotData, StepHead, StepScorer, StepTensors},
         kernels::Specialisation,
     },
@@ -344,7 +344,7 @@ impl Cache {
             out,
             lse: self.lse.address(),
             logits: if scorer.is_some() { self.logits_at } else { 0 },
-            scale: 1.0 / (head_dim as f32).sqrt(),
+            scoring: Scoring::scaled(1.0 / (head_dim as f32).sqrt()),
         };
         phases.mark(Phase::Append, stream)?;
         // SAFETY: plan, tables, items and heads were made together and name pages of this arena, with

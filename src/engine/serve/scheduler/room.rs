@@ -169,7 +169,6 @@ impl Scheduler<'_> {
         let held = job.sequence.as_ref().map_or(0, |sequence| sequence.tables().pages());
         let before = self.cache.stats().held;
         job.sequence = None;
-        self.cache.settle();
         before - self.cache.stats().held < held
     }
 }
