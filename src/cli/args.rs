@@ -22,9 +22,10 @@ use crate::{
 /// Which model.
 #[derive(Args)]
 pub(super) struct ModelArgs {
-    /// A Llama-architecture GGUF file with byte-level BPE (README, Limits); without it
-    /// SmolLM2-135M-Instruct, fetched on first use.
-    #[arg(long, value_name = "PATH")]
+    /// A GGUF file (README, Limits), or the name of a model that `headwise fetch model` has: smollm2-135m
+    /// (the default, fetched on first use) or gemma3-270m (fetched only by `fetch model --name`). A file
+    /// of such a name is ./NAME.
+    #[arg(long, value_name = "PATH|NAME")]
     pub model: Option<PathBuf>,
 }
 

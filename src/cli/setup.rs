@@ -1,11 +1,11 @@
 //! From arguments to a loaded model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{args::ModelArgs, error::CliError, output::Input, progress};
 use crate::{
     engine::{GgufFile, Model, Tokenizer},
-    fetch::{Artifact, CacheDir, MODEL},
+    fetch::{Artifact, CacheDir, MODELS, NamedModel},
 };
 
 /// A model with its tokenizer.
@@ -32,23 +32,39 @@ pub(super) fn artifact_inputs(
     Ok(paths.map(|path| Input::fetched(what, &path)).collect())
 }
 
+/// The same for a model's file.
+pub(super) fn model_inputs(what: &'static str, model: &NamedModel) -> Result<Vec<Input>, CliError> {
+    Ok(vec![Input::fetched(what, &model.path(&CacheDir::from_env()?))])
+}
+
 impl ModelArgs {
     /// The files that will be read, for the comparison with those that will be written.
     pub fn inputs(&self) -> Result<Vec<Input>, CliError> {
-        match &self.model {
-            Some(path) => {
+        match (&self.model, self.named()) {
+            (Some(path), None) => {
                 let paths = GgufFile::paths_by_name(path);
                 Ok(paths.iter().map(|path| Input::file("the model of --model", path)).collect())
             }
-            None => artifact_inputs("the default model", &MODEL),
+            (Some(_), Some(model)) => model_inputs("the model of --model", model),
+            (None, _) => model_inputs("the default model", &MODELS[0]),
         }
+    }
+
+    /// The model that `--model` names, if it names one.
+    fn named(&self) -> Option<&'static NamedModel> {
+        self.model.as_deref().and_then(Path::to_str).and_then(NamedModel::named)
     }
 
     /// Loads the model, fetching the default one when it is missing.
     pub fn load(&self) -> Result<Loaded, CliError> {
-        let path = match &self.model {
-            Some(path) => path.clone(),
-            None => progress::fetching(crate::fetch::model)?,
+        let found = |model: &NamedModel| {
+            let cache = CacheDir::from_env()?;
+            progress::fetching(|progress| model.open(&cache, progress))
+        };
+        let path = match (&self.model, self.named()) {
+            (Some(path), None) => path.clone(),
+            (Some(_), Some(model)) => found(model)?,
+            (None, _) => found(&MODELS[0])?,
         };
         let spinner = progress::spinner(format!("opening {}", path.display()));
         let file = GgufFile::open(&path)?;

@@ -1,4 +1,4 @@
-//! What the metadata keys of an architecture mean to the forward pass.
+//! Which architectures there are, and what their metadata keys mean to the forward pass.
 //!
 //! A file may ask for mathematics that the forward pass does not have, and it does so in metadata: a
 //! scale of the logits, a sliding window, a cap on attention. Read past, such a key gives a model that
@@ -14,6 +14,36 @@ use super::{
     },
 };
 
+/// Which forward pass a model asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Architecture {
+    /// Llama (Touvron et al. 2023).
+    Llama,
+    /// Gemma 3 (arXiv 2503.19786): windowed layers among global ones, norms of queries and keys, norms after
+    /// attention and feed-forward as well, GELU, a scaled embedding.
+    Gemma3,
+}
+
+impl Architecture {
+    /// By the name that files have for it.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        match name {
+            "llama" => Some(Self::Llama),
+            "gemma3" => Some(Self::Gemma3),
+            _ => None,
+        }
+    }
+
+    /// What its metadata keys begin with.
+    pub(super) fn prefix(self) -> &'static str {
+        match self {
+            Self::Llama => "llama.",
+            Self::Gemma3 => "gemma3.",
+        }
+    }
+}
+
 /// A key without its architecture's prefix, and what it means.
 type Key = (&'static str, Meaning);
 
@@ -26,6 +56,8 @@ enum Meaning {
     Silent,
     /// It changes results unless it has one of these values.
     Only(Neutral),
+    /// Another architecture knows it.
+    Unknown,
 }
 
 /// Values with which a key changes nothing.
@@ -40,7 +72,7 @@ enum Neutral {
     InverseRoot,
 }
 
-use Meaning::{Only, Read, Silent};
+use Meaning::{Only, Read, Silent, Unknown};
 
 const ZERO: Meaning = Only(Neutral::Numbers(&[0.0]));
 const ONE: Meaning = Only(Neutral::Numbers(&[1.0]));
@@ -128,6 +160,23 @@ const LLAMA: [Key; 72] = [
     ("tensor_data_layout", Only(Neutral::Texts(&["reference", "Meta AI original pth"]))),
 ];
 
+/// Keys that mean something else to `gemma3` than to `llama`, by llama.cpp's loader.
+const GEMMA_3: [Key; 12] = [
+    ("attention.scale", Read),
+    ("attention.sliding_window", Read),
+    ("attention.sliding_window_pattern", Read),
+    ("attention.key_length_swa", Read),
+    ("attention.value_length_swa", Read),
+    ("rope.freq_base_swa", Read),
+    ("rope.dimension_count_swa", Read),
+    ("hidden_activation", Only(Neutral::Texts(&["gelu_pytorch_tanh", "gelu_tanh"]))),
+    // The embedding is scaled by the root of its channels.
+    ("embedding_scale", Unknown),
+    ("swiglu_clamp_exp", Unknown),
+    ("swiglu_clamp_shexp", Unknown),
+    ("tensor_data_layout", Unknown),
+];
+
 /// Numbers that some keys are held against.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts {
@@ -135,23 +184,27 @@ pub(super) struct Facts {
     pub head_dim: usize,
 }
 
-/// Refuses a `file` of the architecture `llama` whose keys ask for what the forward pass does not do.
-pub(super) fn check(file: &GgufFile, facts: Facts) -> Result<(), ModelError> {
-    check_keys(file, "llama.", &LLAMA, facts)
-}
-
-fn check_keys(file: &GgufFile, prefix: &str, keys: &[Key], facts: Facts) -> Result<(), ModelError> {
+/// Refuses a `file` of an architecture whose keys ask for what its forward pass does not do.
+pub(super) fn check(
+    file: &GgufFile,
+    architecture: Architecture,
+    facts: Facts,
+) -> Result<(), ModelError> {
+    let own: &[Key] = match architecture {
+        Architecture::Llama => &[],
+        Architecture::Gemma3 => &GEMMA_3,
+    };
     for (key, value) in file.metadata().iter() {
-        let Some(name) = key.strip_prefix(prefix) else { continue };
+        let Some(name) = key.strip_prefix(architecture.prefix()) else { continue };
         let (key, found) = (key.to_owned(), value.to_string());
-        match keys.iter().find(|(known, _)| *known == name) {
+        match own.iter().chain(&LLAMA).find(|(known, _)| *known == name) {
             Some((_, Read | Silent)) => {}
             Some((_, Only(neutral))) if neutral.holds(value, facts) => {}
             Some((_, Only(neutral))) => {
                 let supported = neutral.describe(facts);
                 return Err(ModelError::UnsupportedKey { key, found, supported });
             }
-            None => return Err(ModelError::UnknownKey { key, found }),
+            Some((_, Unknown)) | None => return Err(ModelError::UnknownKey { key, found }),
         }
     }
     Ok(())
@@ -215,11 +268,13 @@ mod tests {
 
     #[test]
     fn keys_stand_once_in_the_table() {
-        let mut names: Vec<&str> = LLAMA.iter().map(|(name, _)| *name).collect();
-        names.sort_unstable();
-        let all = names.len();
-        names.dedup();
-        assert_eq!(names.len(), all);
+        for table in [&LLAMA[..], &GEMMA_3] {
+            let mut names: Vec<&str> = table.iter().map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            let all = names.len();
+            names.dedup();
+            assert_eq!(names.len(), all);
+        }
     }
 
     #[test]

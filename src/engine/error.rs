@@ -97,8 +97,8 @@ pub enum ModelError {
         /// What does not fit.
         reason: String,
     },
-    /// Another architecture than Llama.
-    #[error("model architecture {0:?} is not supported, only \"llama\" is")]
+    /// Another architecture than Llama and Gemma 3.
+    #[error("model architecture {0:?} is not supported, only \"llama\" and \"gemma3\" are")]
     Architecture(String),
     /// A metadata key that the architecture needs is not there.
     #[error("the model file has no metadata key {0}")]
@@ -116,8 +116,9 @@ pub enum ModelError {
     /// A tensor that the architecture needs is not there.
     #[error("the model file has no tensor {0}")]
     MissingTensor(String),
-    /// A tensor that a plain Llama model does not have: leaving it out would give wrong numbers.
-    #[error("tensor {0} is not part of a plain Llama model")]
+    /// A tensor that a plain model of its architecture does not have: leaving it out would give wrong
+    /// numbers.
+    #[error("tensor {0} is not part of a plain model of this architecture")]
     UnexpectedTensor(String),
     /// A tensor with other dimensions than the metadata asks for (rows first).
     #[error("tensor {tensor} has shape {found:?}, expected {expected:?}")]
@@ -192,8 +193,11 @@ pub enum ModelError {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum TokenizerError {
-    /// `tokenizer.ggml.model` is not byte-level BPE.
-    #[error("tokenizer model {0:?} is not supported, only byte-level BPE (\"gpt2\") is")]
+    /// `tokenizer.ggml.model` is neither byte-level BPE nor SentencePiece.
+    #[error(
+        "tokenizer model {0:?} is not supported, only byte-level BPE (\"gpt2\") and SentencePiece \
+         (\"llama\") are"
+    )]
     Model(String),
     /// `tokenizer.ggml.pre` names a pre-tokenizer that is not implemented.
     #[error("pre-tokenizer {0:?} is not supported")]
@@ -225,6 +229,18 @@ pub enum TokenizerError {
         found: usize,
         /// Tokens in the vocabulary.
         tokens: usize,
+    },
+    /// A token of the type "byte" whose text names none.
+    #[error("token {token:?} should be a byte, as <0x0A> is")]
+    Byte {
+        /// The token.
+        token: String,
+    },
+    /// A vocabulary with text that it can write in no way.
+    #[error("the vocabulary has no token for the byte {byte:#04x}, and none for what is unknown")]
+    NoFallback {
+        /// The first byte without a token.
+        byte: u8,
     },
     /// The BPE library refused the vocabulary, or the text.
     #[error("byte-level BPE: {0}")]

@@ -4,8 +4,8 @@ use super::error::EngineError;
 
 /// Whoever keeps K and V for the running step.
 pub trait KvBackend {
-    /// Stores `k` and `v` of `layer`, then attends causally: token j of a span sees everything its
-    /// sequence holds up to and including itself, with softmax scale 1/√head_dim.
+    /// Stores `k` and `v` of `layer`, then attends causally: token j of a span sees what its sequence
+    /// holds up to and including itself, within the layer's window, with the layer's softmax scale.
     ///
     /// `q` is \[tokens\]\[query_heads\]\[head_dim\] (RoPE applied, unscaled), `k` and `v` are
     /// \[tokens\]\[kv_heads\]\[head_dim\] (RoPE applied to `k`), `out` is

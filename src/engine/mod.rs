@@ -26,7 +26,8 @@ pub mod serve;
 mod simd;
 mod tokenizer;
 
-pub use config::{LlamaConfig, RopeScaling};
+pub use architecture::Architecture;
+pub use config::{ModelConfig, RopeConfig, RopePairs, RopeScaling};
 pub use contiguous::{ContiguousKv, SequenceId};
 pub use error::{EngineError, ModelError, TokenizerError};
 pub use gguf::GgufFile;

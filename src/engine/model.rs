@@ -1,35 +1,45 @@
-//! The forward pass of a Llama-architecture model (Touvron et al. 2023), in f32.
+//! The forward pass, in f32: Llama's (Touvron et al. 2023), and what Gemma 3 (arXiv 2503.19786) adds to it.
 
 use std::path::Path;
 
 use rayon::prelude::*;
 
 use super::{
-    config::LlamaConfig,
+    architecture::Architecture,
+    config::ModelConfig,
     error::{EngineError, ModelError},
     gguf::GgufFile,
     kv::{KvBackend, LogitRows, Span, wanted},
+    linear::Linear,
     load::{Layer, Weights},
+    norm::RmsNorm,
     rope::Rope,
-    simd::swiglu,
+    simd::Gate,
 };
 use crate::base::CacheShape;
 
 /// Tokens that one rayon job turns or gates.
 const JOB_TOKENS: usize = 16;
 
-/// A Llama-architecture model: weights in f32, no K and V of its own.
+/// A model: weights in f32, no K and V of its own.
 #[derive(Debug)]
 pub struct Model {
-    config: LlamaConfig,
+    config: ModelConfig,
     weights: Weights,
     rope: Rope,
+    /// Windowed layers', where it is another.
+    local_rope: Option<Rope>,
+    gate: Gate,
+    /// What a token's row of the embedding is multiplied with.
+    embedding_scale: f32,
 }
 
 /// Buffers of one step, reused by every layer. All are \[tokens\]\[…\].
 struct Scratch {
-    /// \[tokens\]\[pairs\], the same for every layer.
+    /// \[tokens\]\[pairs\].
     turns: Vec<(f32, f32)>,
+    /// The same of windowed layers; empty where they turn like the others.
+    local_turns: Vec<(f32, f32)>,
     residual: Vec<f32>,
     normed: Vec<f32>,
     qkv: Vec<f32>,
@@ -39,6 +49,8 @@ struct Scratch {
     attended: Vec<f32>,
     gate_up: Vec<f32>,
     gated: Vec<f32>,
+    /// What a layer's half adds to the residual stream, where that is normed.
+    added: Vec<f32>,
 }
 
 impl Model {
@@ -58,14 +70,20 @@ impl Model {
         file: &GgufFile,
         progress: &(dyn Fn(usize) + Sync),
     ) -> Result<Self, ModelError> {
-        let config = LlamaConfig::read(file)?;
+        let config = ModelConfig::read(file)?;
         let weights = Weights::load(file, &config, progress)?;
-        let rope = Rope::new(&config, weights.rope_divisors.as_deref())?;
-        Ok(Self { config, weights, rope })
+        let (head_dim, context) = (config.layer().k_dim(), config.context);
+        let rope = |rope| Rope::new(rope, head_dim, context, weights.rope_divisors.as_deref());
+        let (gate, embedding_scale) = match config.architecture {
+            Architecture::Llama => (Gate::Silu, 1.0),
+            Architecture::Gemma3 => (Gate::GeluTanh, (config.embedding as f32).sqrt()),
+        };
+        let local_rope = config.local_rope.as_ref().map(rope).transpose()?;
+        Ok(Self { rope: rope(&config.rope)?, local_rope, gate, embedding_scale, config, weights })
     }
 
     /// The model's numbers.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -97,8 +115,8 @@ impl Model {
     }
 
     /// Refuses a step that a model of that configuration cannot run.
-    pub(super) fn check(config: &LlamaConfig, spans: &[Span<'_>]) -> Result<(), EngineError> {
-        let LlamaConfig { vocab, context, .. } = *config;
+    pub(super) fn check(config: &ModelConfig, spans: &[Span<'_>]) -> Result<(), EngineError> {
+        let ModelConfig { vocab, context, .. } = *config;
         for (index, span) in spans.iter().enumerate() {
             if span.tokens.is_empty() {
                 return Err(EngineError::EmptySpan { span: index });
@@ -116,15 +134,18 @@ impl Model {
 
     fn scratch(&self, spans: &[Span<'_>], positions: &[usize]) -> Scratch {
         let tokens = positions.len();
-        let &LlamaConfig { embedding, feed_forward, .. } = &self.config;
+        let &ModelConfig { embedding, feed_forward, .. } = &self.config;
         let layer = self.config.layer();
         let (queries, row) = (layer.q_row(), layer.k_row());
         let mut residual = Vec::with_capacity(tokens * embedding);
         for &token in spans.iter().flat_map(|span| span.tokens) {
-            residual.extend_from_slice(self.weights.embedding.row(token as usize));
+            let row = self.weights.embedding.row(token as usize);
+            residual.extend(row.iter().map(|x| x * self.embedding_scale));
         }
+        let normed_output = self.config.architecture == Architecture::Gemma3;
         Scratch {
             turns: self.rope.turns(positions),
+            local_turns: self.local_rope.as_ref().map_or(Vec::new(), |rope| rope.turns(positions)),
             residual,
             normed: vec![0.0; tokens * embedding],
             qkv: vec![0.0; tokens * (queries + 2 * row)],
@@ -134,6 +155,7 @@ impl Model {
             attended: vec![0.0; tokens * queries],
             gate_up: vec![0.0; tokens * 2 * feed_forward],
             gated: vec![0.0; tokens * feed_forward],
+            added: vec![0.0; if normed_output { tokens * embedding } else { 0 }],
         }
     }
 
@@ -146,9 +168,10 @@ impl Model {
     ) -> Result<(), EngineError> {
         layer.attention_norm.apply(&s.residual, &mut s.normed);
         layer.qkv.apply(&s.normed, &mut s.qkv);
-        self.turn(s);
+        self.turn(index, layer, s);
         kv.attend(index, &s.q, &s.k, &s.v, &mut s.attended)?;
-        layer.attention_output.add_to(&s.attended, &mut s.residual);
+        let (output, norm) = (&layer.attention_output, &layer.attention_post_norm);
+        add(output, norm, &s.attended, &mut s.added, &mut s.normed, &mut s.residual);
 
         layer.feed_forward_norm.apply(&s.residual, &mut s.normed);
         layer.gate_up.apply(&s.normed, &mut s.gate_up);
@@ -156,40 +179,49 @@ impl Model {
         s.gate_up
             .par_chunks(JOB_TOKENS * 2 * channels)
             .zip(s.gated.par_chunks_mut(JOB_TOKENS * channels))
-            .for_each(|(gate_up, gated)| swiglu(gate_up, channels, gated));
-        layer.down.add_to(&s.gated, &mut s.residual);
+            .for_each(|(gate_up, gated)| self.gate.apply(gate_up, channels, gated));
+        let (down, norm) = (&layer.down, &layer.feed_forward_post_norm);
+        add(down, norm, &s.gated, &mut s.added, &mut s.normed, &mut s.residual);
         Ok(())
     }
 
-    /// Splits the fused product into q, k and v, and turns q and k on the way.
-    fn turn(&self, s: &mut Scratch) {
-        let layer = self.config.layer();
-        let (queries, row) = (layer.q_row(), layer.k_row());
-        let (fused, pairs) = (queries + 2 * row, self.rope.pairs());
+    /// Splits the fused product into q, k and v, and norms and turns q and k on the way.
+    fn turn(&self, index: usize, layer: &Layer, s: &mut Scratch) {
+        let shape = self.config.cache.layer(index);
+        let (rope, turns) = match &self.local_rope {
+            Some(local) if shape.window().is_some() => (local, &s.local_turns),
+            _ => (&self.rope, &s.turns),
+        };
+        let (queries, row) = (shape.q_row(), shape.k_row());
+        let (fused, pairs) = (queries + 2 * row, rope.pairs());
         let inputs =
-            s.turns.par_chunks(JOB_TOKENS * pairs).zip(s.qkv.par_chunks(JOB_TOKENS * fused));
+            turns.par_chunks(JOB_TOKENS * pairs).zip(s.qkv.par_chunks_mut(JOB_TOKENS * fused));
         let outputs =
             s.q.par_chunks_mut(JOB_TOKENS * queries)
                 .zip(s.k.par_chunks_mut(JOB_TOKENS * row))
                 .zip(s.v.par_chunks_mut(JOB_TOKENS * row));
         inputs.zip(outputs).for_each(|((turns, qkv), ((q, k), v))| {
-            let inputs = turns.chunks_exact(pairs).zip(qkv.chunks_exact(fused));
+            let inputs = turns.chunks_exact(pairs).zip(qkv.chunks_exact_mut(fused));
             let outputs = q
                 .chunks_exact_mut(queries)
                 .zip(k.chunks_exact_mut(row))
                 .zip(v.chunks_exact_mut(row));
             for ((turn, qkv), ((q, k), v)) in inputs.zip(outputs) {
-                let (new_q, rest) = qkv.split_at(queries);
-                let (new_k, new_v) = rest.split_at(row);
-                self.rope.turn(turn, new_q, q);
-                self.rope.turn(turn, new_k, k);
+                let (new_q, rest) = qkv.split_at_mut(queries);
+                let (new_k, new_v) = rest.split_at_mut(row);
+                if let Some([q_norm, k_norm]) = &layer.qk_norms {
+                    q_norm.heads(new_q);
+                    k_norm.heads(new_k);
+                }
+                rope.turn(turn, new_q, q);
+                rope.turn(turn, new_k, k);
                 v.copy_from_slice(new_v);
             }
         });
     }
 
     fn logits(&self, spans: &[Span<'_>], residual: &[f32]) -> LogitRows {
-        let LlamaConfig { embedding, vocab, .. } = self.config;
+        let ModelConfig { embedding, vocab, .. } = self.config;
         let (rows, owners) = wanted(spans);
         let wanted: Vec<f32> = rows
             .iter()
@@ -201,5 +233,22 @@ impl Model {
         let mut values = vec![0.0; owners.len() * vocab];
         self.weights.output.as_ref().unwrap_or(&self.weights.embedding).apply(&normed, &mut values);
         LogitRows::new(vocab, values, owners)
+    }
+}
+
+/// `residual += norm(x · Wᵀ)`. Without a norm the two buffers are left alone.
+fn add(
+    output: &Linear,
+    norm: &Option<RmsNorm>,
+    x: &[f32],
+    added: &mut [f32],
+    normed: &mut [f32],
+    residual: &mut [f32],
+) {
+    let Some(norm) = norm else { return output.add_to(x, residual) };
+    output.apply(x, added);
+    norm.apply(added, normed);
+    for (residual, normed) in residual.iter_mut().zip(normed) {
+        *residual += *normed;
     }
 }

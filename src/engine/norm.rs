@@ -32,9 +32,23 @@ impl RmsNorm {
             });
     }
 
-    fn token(&self, x: &[f32], out: &mut [f32]) {
+    /// Normalises heads in place, each by itself, without other threads.
+    pub fn heads(&self, x: &mut [f32]) {
+        for head in x.chunks_exact_mut(self.weight.len()) {
+            let scale = self.scale(head);
+            for (x, &weight) in head.iter_mut().zip(&self.weight) {
+                *x = *x * scale * weight;
+            }
+        }
+    }
+
+    fn scale(&self, x: &[f32]) -> f32 {
         let mean = sum_of_squares(x) / x.len() as f32;
-        let scale = 1.0 / (mean + self.epsilon).sqrt();
+        1.0 / (mean + self.epsilon).sqrt()
+    }
+
+    fn token(&self, x: &[f32], out: &mut [f32]) {
+        let scale = self.scale(x);
         for ((out, &x), &weight) in out.iter_mut().zip(x).zip(&self.weight) {
             *out = x * scale * weight;
         }
@@ -56,5 +70,8 @@ mod tests {
         {
             assert!((f64::from(*got) - exact).abs() < 1e-6);
         }
+        let mut heads = x;
+        norm.heads(&mut heads);
+        assert_eq!(heads, out);
     }
 }

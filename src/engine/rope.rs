@@ -1,12 +1,9 @@
-//! Rotary position embedding (Su et al. 2021, "RoFormer") on interleaved pairs.
-//!
-//! GGUF stores Llama's query and key weights permuted so that channels 2i and 2i+1 form pair i;
-//! the two-halves layout of other frameworks is not used here.
+//! Rotary position embedding (Su et al. 2021, "RoFormer").
 
 use rayon::prelude::*;
 
 use super::{
-    config::{LlamaConfig, RopeScaling},
+    config::{RopeConfig, RopePairs, RopeScaling},
     error::ModelError,
 };
 
@@ -14,6 +11,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct Rope {
     head_dim: usize,
+    order: RopePairs,
     /// Radians per position, pair by pair.
     frequencies: Vec<f64>,
 }
@@ -22,27 +20,34 @@ pub(super) struct Rope {
 pub(super) type Turn = [(f32, f32)];
 
 impl Rope {
-    /// `divisors` (one per pair) are the frequency factors of the file, where it has some.
+    /// For heads of `head_dim` channels, at positions below `context`. `divisors` (one per pair) are the
+    /// frequency factors of the file, where it has some.
     ///
     /// # Errors
     /// A frequency by which a position within the context is turned by no finite angle.
-    pub fn new(config: &LlamaConfig, divisors: Option<&[f32]>) -> Result<Self, ModelError> {
-        let stretch = match config.rope_scaling {
+    pub fn new(
+        config: &RopeConfig,
+        head_dim: usize,
+        context: usize,
+        divisors: Option<&[f32]>,
+    ) -> Result<Self, ModelError> {
+        let &RopeConfig { dims, pairs: order, base, scaling } = config;
+        let stretch = match scaling {
             RopeScaling::None => 1.0,
             RopeScaling::Linear(factor) => factor,
         };
-        let frequencies: Vec<f64> = (0..config.rope_dims / 2)
+        let frequencies: Vec<f64> = (0..dims / 2)
             .map(|pair| {
-                let exponent = -2.0 * pair as f64 / config.rope_dims as f64;
+                let exponent = -2.0 * pair as f64 / dims as f64;
                 let divisor = divisors.map_or(1.0, |divisors| f64::from(divisors[pair]));
-                config.rope_base.powf(exponent) / divisor / stretch
+                base.powf(exponent) / divisor / stretch
             })
             .collect();
-        let finite = |frequency: f64| (frequency * config.context as f64).is_finite();
+        let finite = |frequency: f64| (frequency * context as f64).is_finite();
         if let Some(pair) = frequencies.iter().position(|&frequency| !finite(frequency)) {
             return Err(ModelError::RopeFrequency { pair, frequency: frequencies[pair] });
         }
-        Ok(Self { head_dim: config.layer().k_dim(), frequencies })
+        Ok(Self { head_dim, order, frequencies })
     }
 
     /// Radians per position of every pair.
@@ -78,10 +83,23 @@ impl Rope {
         for (x, out) in x.chunks_exact(self.head_dim).zip(out.chunks_exact_mut(self.head_dim)) {
             let (x_turned, x_rest) = x.split_at(turned);
             let (out_turned, out_rest) = out.split_at_mut(turned);
-            let pairs = x_turned.chunks_exact(2).zip(out_turned.chunks_exact_mut(2));
-            for ((x, out), &(cos, sin)) in pairs.zip(turn) {
-                out[0] = x[0] * cos - x[1] * sin;
-                out[1] = x[0] * sin + x[1] * cos;
+            match self.order {
+                RopePairs::Neighbours => {
+                    let pairs = x_turned.chunks_exact(2).zip(out_turned.chunks_exact_mut(2));
+                    for ((x, out), &(cos, sin)) in pairs.zip(turn) {
+                        out[0] = x[0] * cos - x[1] * sin;
+                        out[1] = x[0] * sin + x[1] * cos;
+                    }
+                }
+                RopePairs::Halves => {
+                    let (a, b) = x_turned.split_at(turn.len());
+                    let (out_a, out_b) = out_turned.split_at_mut(turn.len());
+                    let pairs = a.iter().zip(b).zip(out_a.iter_mut().zip(out_b));
+                    for (((&a, &b), (out_a, out_b)), &(cos, sin)) in pairs.zip(turn) {
+                        *out_a = a * cos - b * sin;
+                        *out_b = a * sin + b * cos;
+                    }
+                }
             }
             out_rest.copy_from_slice(x_rest);
         }
@@ -91,37 +109,38 @@ impl Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::CacheShape;
 
-    fn config(rope_dims: usize, rope_scaling: RopeScaling) -> LlamaConfig {
-        LlamaConfig {
-            cache: CacheShape::new(1, 1, 1, 16).unwrap(),
-            embedding: 16,
-            feed_forward: 16,
-            vocab: 8,
-            embedding_rows: 8,
-            context: 64,
-            rope_dims,
-            rope_base: 10_000.0,
-            rope_scaling,
-            rms_epsilon: 1e-5,
-        }
+    /// Of heads of 16 channels.
+    fn rope(
+        dims: usize,
+        pairs: RopePairs,
+        scaling: RopeScaling,
+        divisors: Option<&[f32]>,
+    ) -> Result<Rope, ModelError> {
+        let config = RopeConfig { dims, pairs, base: 10_000.0, scaling };
+        Rope::new(&config, 16, 64, divisors)
     }
 
     #[test]
-    fn turns_interleaved_pairs_and_keeps_the_rest() {
-        let rope = Rope::new(&config(8, RopeScaling::None), None).unwrap();
+    fn turns_pairs_and_keeps_the_rest() {
         let x: Vec<f32> = (0..16).map(|i| i as f32 + 1.0).collect();
-        let mut out = vec![f32::NAN; 16];
-        rope.turn(&rope.turns(&[3]), &x, &mut out);
-        for pair in 0..4 {
-            let angle = 3.0 * 10_000f64.powf(-2.0 * pair as f64 / 8.0);
-            let (a, b) = (f64::from(x[2 * pair]), f64::from(x[2 * pair + 1]));
-            let exact = [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()];
-            assert!((f64::from(out[2 * pair]) - exact[0]).abs() < 1e-5);
-            assert!((f64::from(out[2 * pair + 1]) - exact[1]).abs() < 1e-5);
+        let halves: [usize; 4] = [0, 1, 2, 3];
+        for (order, places) in [
+            (RopePairs::Neighbours, halves.map(|pair| (2 * pair, 2 * pair + 1))),
+            (RopePairs::Halves, halves.map(|pair| (pair, pair + 4))),
+        ] {
+            let rope = rope(8, order, RopeScaling::None, None).unwrap();
+            let mut out = vec![f32::NAN; 16];
+            rope.turn(&rope.turns(&[3]), &x, &mut out);
+            for (pair, (first, second)) in places.into_iter().enumerate() {
+                let angle = 3.0 * 10_000f64.powf(-2.0 * pair as f64 / 8.0);
+                let (a, b) = (f64::from(x[first]), f64::from(x[second]));
+                let exact = [a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()];
+                assert!((f64::from(out[first]) - exact[0]).abs() < 1e-5);
+                assert!((f64::from(out[second]) - exact[1]).abs() < 1e-5);
+            }
+            assert_eq!(out[8..], x[8..]);
         }
-        assert_eq!(out[8..], x[8..]);
     }
 
     #[test]
@@ -129,7 +148,7 @@ mod tests {
         let x: Vec<f32> = (0..16).map(|i| i as f32 - 7.5).collect();
         let (mut plain, mut scaled, mut divided) = (vec![0.0; 16], vec![0.0; 16], vec![0.0; 16]);
         let turn = |scaling, divisors, position, out: &mut [f32]| {
-            let rope = Rope::new(&config(16, scaling), divisors).unwrap();
+            let rope = rope(16, RopePairs::Neighbours, scaling, divisors).unwrap();
             rope.turn(&rope.turns(&[position]), &x, out);
         };
         turn(RopeScaling::None, None, 5, &mut plain);
@@ -141,8 +160,9 @@ mod tests {
 
     #[test]
     fn frequencies_that_turn_by_no_angle_are_refused() {
-        let new =
-            |scaling, divisors: &[f32]| Rope::new(&config(16, scaling), Some(divisors)).map(drop);
+        let new = |scaling, divisors: &[f32]| {
+            rope(16, RopePairs::Halves, scaling, Some(divisors)).map(drop)
+        };
         for (scaling, wrong, refused) in [
             (RopeScaling::Linear(1e-300), 1.0, None),
             (RopeScaling::Linear(1e-307), 1.0, Some(0)),

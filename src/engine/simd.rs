@@ -134,27 +134,55 @@ pub(super) fn exp(x: f32) -> f32 {
     if x < LOWEST { 0.0 } else { value }
 }
 
-/// `gate = silu(gate) * up`: the gate of SwiGLU (Shazeer 2020, "GLU Variants Improve Transformer").
-///
-/// `gate_up` is \[tokens\]\[2\]\[channels\], `out` is \[tokens\]\[channels\].
-pub(super) fn swiglu(gate_up: &[f32], channels: usize, out: &mut [f32]) {
-    struct SwiGlu<'a>(&'a [f32], usize, &'a mut [f32]);
-    impl WithSimd for SwiGlu<'_> {
+/// What a gated feed-forward layer multiplies with (Shazeer 2020, "GLU Variants Improve Transformer").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gate {
+    /// `g · σ(g)`: SwiGLU.
+    Silu,
+    /// GELU by its tanh (Hendrycks and Gimpel 2016), `½ g (1 + tanh(√(2/π) (g + 0.044715 g³)))`: GEGLU.
+    GeluTanh,
+}
+
+impl Gate {
+    /// `out = gate(g) · u`. `gate_up` is \[tokens\]\[2\]\[channels\], `out` is \[tokens\]\[channels\].
+    pub fn apply(self, gate_up: &[f32], channels: usize, out: &mut [f32]) {
+        match self {
+            Self::Silu => gated(gate_up, channels, out, silu),
+            Self::GeluTanh => gated(gate_up, channels, out, gelu_tanh),
+        }
+    }
+}
+
+#[inline(always)]
+fn silu(g: f32) -> f32 {
+    g / (1.0 + exp(-g))
+}
+
+#[inline(always)]
+fn gelu_tanh(g: f32) -> f32 {
+    // ½ (1 + tanh(z)) = 1 / (1 + e^(-2z)).
+    const TWICE: f32 = 1.595_769;
+    g / (1.0 + exp(-TWICE * (g + 0.044_715 * g * g * g)))
+}
+
+fn gated(gate_up: &[f32], channels: usize, out: &mut [f32], gate: impl Fn(f32) -> f32 + Copy) {
+    struct Gated<'a, F>(&'a [f32], usize, &'a mut [f32], F);
+    impl<F: Fn(f32) -> f32 + Copy> WithSimd for Gated<'_, F> {
         type Output = ();
 
         #[inline(always)]
         fn with_simd<S: Simd>(self, _: S) {
-            let Self(gate_up, channels, out) = self;
+            let Self(gate_up, channels, out, gate) = self;
             for (row, out) in gate_up.chunks_exact(2 * channels).zip(out.chunks_exact_mut(channels))
             {
-                let (gate, up) = row.split_at(channels);
-                for ((out, &g), &u) in out.iter_mut().zip(gate).zip(up) {
-                    *out = g / (1.0 + exp(-g)) * u;
+                let (gates, up) = row.split_at(channels);
+                for ((out, &g), &u) in out.iter_mut().zip(gates).zip(up) {
+                    *out = gate(g) * u;
                 }
             }
         }
     }
-    Arch::new().dispatch(SwiGlu(gate_up, channels, out));
+    Arch::new().dispatch(Gated(gate_up, channels, out, gate));
 }
 
 /// Softmax of `scale * row` in place. An empty row stays empty.
@@ -261,18 +289,27 @@ mod tests {
     }
 
     #[test]
-    fn swiglu_matches_f64() {
+    fn gates_match_f64() {
         let channels = 37;
         let gate_up: Vec<f32> = (0..4 * channels).map(|i| (i as f32 - 70.0) / 9.0).collect();
-        let mut out = vec![0.0; 2 * channels];
-        swiglu(&gate_up, channels, &mut out);
-        for token in 0..2 {
-            for i in 0..channels {
-                let g = f64::from(gate_up[token * 2 * channels + i]);
-                let u = f64::from(gate_up[token * 2 * channels + channels + i]);
-                let exact = g / (1.0 + (-g).exp()) * u;
-                let got = f64::from(out[token * channels + i]);
-                assert!((got - exact).abs() <= 1e-6 * exact.abs().max(1.0));
+        let silu = |g: f64| g / (1.0 + (-g).exp());
+        let gelu = |g: f64| {
+            let z = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
+            0.5 * g * (1.0 + z.tanh())
+        };
+        let gates: [(Gate, &dyn Fn(f64) -> f64); 2] =
+            [(Gate::Silu, &silu), (Gate::GeluTanh, &gelu)];
+        for (gate, exact) in gates {
+            let mut out = vec![0.0; 2 * channels];
+            gate.apply(&gate_up, channels, &mut out);
+            for token in 0..2 {
+                for i in 0..channels {
+                    let g = f64::from(gate_up[token * 2 * channels + i]);
+                    let u = f64::from(gate_up[token * 2 * channels + channels + i]);
+                    let exact = exact(g) * u;
+                    let got = f64::from(out[token * channels + i]);
+                    assert!((got - exact).abs() <= 2e-6 * exact.abs().max(1.0), "{gate:?} {g}");
+                }
             }
         }
     }

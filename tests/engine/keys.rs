@@ -1,7 +1,7 @@
 //! Metadata keys that change the mathematics: read, neutral, or refused by name.
 
 use candle_core::quantized::gguf_file::Value;
-use headwise::engine::{GgufFile, LlamaConfig, ModelError, RopeScaling};
+use headwise::engine::{GgufFile, ModelConfig, ModelError, RopeScaling};
 
 use crate::files::{Bench, set};
 
@@ -88,7 +88,7 @@ fn scaling(entries: &[(&str, Value)]) -> Result<RopeScaling, ModelError> {
             set(parts, &format!("llama.rope.{key}"), value.clone());
         }
     })?;
-    Ok(LlamaConfig::read(&GgufFile::open(bench.path()).unwrap()).unwrap().rope_scaling)
+    Ok(ModelConfig::read(&GgufFile::open(bench.path()).unwrap()).unwrap().rope.scaling)
 }
 
 #[test]

@@ -311,7 +311,8 @@ fn evaluations_refuse_counts_of_nothing() {
     for (context, windows, chunk, name) in
         [(0, 1, 8, "context"), (1, 1, 8, "context"), (50, 0, 8, "windows"), (50, 1, 0, "chunk")]
     {
-        let options = PerplexityOptions { context, windows, chunk, cache: cache.clone() };
+        let options =
+            PerplexityOptions { context, begin: None, windows, chunk, cache: cache.clone() };
         let error = perplexity(&model, &tokens, &options, |_| ()).unwrap_err();
         assert!(matches!(error, EngineError::OutOfRange { what, .. } if what == name), "{error}");
     }

@@ -9,11 +9,14 @@ mod tiny_llama;
 
 mod files;
 mod forward;
+mod gemma;
 mod keys;
 mod layout;
 mod limits;
 mod paged;
+mod pieces;
 mod reference;
 mod serving;
 mod stop;
+mod tiny_gemma;
 mod vocabulary;

@@ -1,6 +1,6 @@
 //! A Llama forward pass in f64 and plain loops, written to be read.
 
-use headwise::engine::{GgufFile, LlamaConfig};
+use headwise::engine::{GgufFile, ModelConfig};
 
 fn product(file: &GgufFile, name: &str, rows: usize, x: &[f64]) -> Vec<f64> {
     let weights = file.tensor(name, &[rows, x.len()]).unwrap();
@@ -17,11 +17,11 @@ fn norm(file: &GgufFile, name: &str, epsilon: f32, x: &[f64]) -> Vec<f64> {
     x.iter().zip(weights).map(|(x, w)| x * scale * f64::from(w)).collect()
 }
 
-fn turn(config: &LlamaConfig, position: usize, heads: &mut [f64]) {
+fn turn(config: &ModelConfig, position: usize, heads: &mut [f64]) {
     for head in heads.chunks_exact_mut(config.layer().k_dim()) {
-        for pair in 0..config.rope_dims / 2 {
-            let exponent = -2.0 * pair as f64 / config.rope_dims as f64;
-            let (sin, cos) = (position as f64 * config.rope_base.powf(exponent)).sin_cos();
+        for pair in 0..config.rope.dims / 2 {
+            let exponent = -2.0 * pair as f64 / config.rope.dims as f64;
+            let (sin, cos) = (position as f64 * config.rope.base.powf(exponent)).sin_cos();
             let (a, b) = (head[2 * pair], head[2 * pair + 1]);
             head[2 * pair] = a * cos - b * sin;
             head[2 * pair + 1] = a * sin + b * cos;
@@ -31,25 +31,25 @@ fn turn(config: &LlamaConfig, position: usize, heads: &mut [f64]) {
 
 /// Logits of every token of one sequence.
 pub fn logits(file: &GgufFile, tokens: &[u32]) -> Vec<Vec<f64>> {
-    let config = LlamaConfig::read(file).unwrap();
-    let (of, width) = (config.layer(), config.embedding);
-    let (d, group) = (of.k_dim(), of.group());
+    let config = ModelConfig::read(file).unwrap();
+    let (layer, width) = (config.layer(), config.embedding);
+    let (d, group) = (layer.k_dim(), layer.group());
     let table = file.tensor("token_embd.weight", &[config.embedding_rows, width]).unwrap();
     let mut stream: Vec<Vec<f64>> = tokens
         .iter()
         .map(|&t| table[t as usize * width..][..width].iter().map(|&x| f64::from(x)).collect())
         .collect();
-    for layer in 0..config.cache.layers() {
-        let name = |part: &str| format!("blk.{layer}.{part}.weight");
+    for index in 0..config.cache.layers() {
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
         let (mut keys, mut values) = (Vec::new(), Vec::new());
         for (position, x) in stream.iter_mut().enumerate() {
             let normed = norm(file, &name("attn_norm"), config.rms_epsilon, x);
-            let mut q = product(file, &name("attn_q"), of.query_heads() * d, &normed);
-            let mut k = product(file, &name("attn_k"), of.k_row(), &normed);
+            let mut q = product(file, &name("attn_q"), layer.q_row(), &normed);
+            let mut k = product(file, &name("attn_k"), layer.k_row(), &normed);
             turn(&config, position, &mut q);
             turn(&config, position, &mut k);
             keys.push(k);
-            values.push(product(file, &name("attn_v"), of.k_row(), &normed));
+            values.push(product(file, &name("attn_v"), layer.k_row(), &normed));
             let mut attended = vec![0.0; q.len()];
             for (head, out) in attended.chunks_exact_mut(d).enumerate() {
                 let at = head / group * d;

@@ -8,7 +8,7 @@ use headwise::{
     cuda::driver::Stream,
     device::Kernels,
     engine::{
-        ContiguousKv, EngineError, GgufFile, LlamaConfig, Logits, Span,
+        ContiguousKv, EngineError, GgufFile, Logits, ModelConfig, Span,
         cuda::{Activation, DeviceModel, DeviceSetup, Pairing, Recipe},
     },
 };
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// As in Gemma 3: everything that a recipe can say is said.
-fn recipe(config: &LlamaConfig) -> Recipe {
+fn recipe(config: &ModelConfig) -> Recipe {
     let pairs = config.layer().k_dim() / 2;
     let base = |base: f64| -> Vec<f64> {
         (0..pairs).map(|pair| base.powf(-(pair as f64) / pairs as f64)).collect()
@@ -71,12 +71,12 @@ fn load(
     let Stored { weights, attention } = stored;
     let setup =
         DeviceSetup { kernels, gemm: gemm(), stream, weights, attention, progress: &|_| () };
-    DeviceModel::with_recipe(file, LlamaConfig::read(file).unwrap(), recipe, setup)
+    DeviceModel::with_recipe(file, ModelConfig::read(file).unwrap(), recipe, setup)
 }
 
 /// Logits of every token of one sequence.
 fn reference(file: &GgufFile, recipe: &Recipe, tokens: &[u32]) -> Vec<f64> {
-    let config = LlamaConfig::read(file).unwrap();
+    let config = ModelConfig::read(file).unwrap();
     let (cache, width, epsilon) = (&config.cache, config.embedding, f64::from(config.rms_epsilon));
     let layer_shape = config.layer();
     let (d, group) = (layer_shape.k_dim(), layer_shape.group());
@@ -155,7 +155,7 @@ fn everything_a_recipe_can_say_is_done() {
     roomy(|_, kernels| {
         let tiny = TinyLlama { layers: 3, ..TinyLlama::default() };
         let (_folder, file) = file(&tiny, with_norms(&tiny));
-        let config = LlamaConfig::read(&file).unwrap();
+        let config = ModelConfig::read(&file).unwrap();
         let recipe = recipe(&config);
         let tokens: Vec<u32> = (0..14).map(|i| (i * 7919 + 5) % 300).collect();
         let exact = reference(&file, &recipe, &tokens);
@@ -186,7 +186,7 @@ fn a_recipe_that_contradicts_the_model_is_refused() {
     roomy(|_, kernels| {
         let tiny = TinyLlama::default();
         let (_folder, plain) = file(&tiny, |_| {});
-        let full = recipe(&LlamaConfig::read(&plain).unwrap());
+        let full = recipe(&ModelConfig::read(&plain).unwrap());
         let text = |recipe| load(&plain, recipe, kernels, STORED[0]).err().unwrap().to_string();
         assert_eq!(text(full.clone()), "the model file has no tensor blk.0.attn_q_norm.weight");
         for ropes in [vec![0], vec![0, 2]] {

@@ -92,8 +92,12 @@ impl Demo {
         for request in 0..self.requests {
             // Stretches of the text, evenly spread.
             let start = spare.saturating_mul(request) / self.requests;
+            let mut prompt = tokens[start..start + self.request_tokens].to_vec();
+            if let (Some(first), Some(begin)) = (prompt.first_mut(), loaded.tokenizer.begin()) {
+                *first = begin;
+            }
             scheduler.submit(Request {
-                prompt: tokens[start..start + self.request_tokens].to_vec(),
+                prompt,
                 max_new_tokens: self.request_generate,
                 strategy: Strategy::Greedy,
                 seed: 0,

@@ -107,13 +107,16 @@ impl Continuation {
         let ways = self.ways()?;
         let text = read_text(&self.text)?;
         let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_plain_prompt(&text)?;
+        let tokens = loaded.tokenizer.encode_plain(&text)?;
+        // Where the model wants it, every window begins with a BOS, which is one of its tokens.
+        let begin = loaded.tokenizer.begin();
         // The last token fed needs one more to predict.
         let span = self.context.saturating_add(self.following);
-        let starts = (0..tokens.len().saturating_sub(span)).step_by(span);
+        let stride = span - usize::from(begin.is_some());
+        let starts = (0..tokens.len().saturating_sub(stride)).step_by(stride);
         let starts: Vec<usize> = starts.take(self.windows).collect();
         if starts.is_empty() {
-            let (found, needed) = (tokens.len(), span.saturating_add(1));
+            let (found, needed) = (tokens.len(), stride.saturating_add(1));
             return Err(EngineError::TextTooShort { found, needed }.into());
         }
         let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
@@ -123,11 +126,13 @@ impl Continuation {
         let mut sums = vec![QualitySum::default(); ways.len()];
         for &start in &starts {
             let scorer = self.protect.scorer(ScorerKind::KvCompress)?;
-            let window = &tokens[start..=start + span];
+            let text = &tokens[start..=start + stride];
+            let window: Vec<u32> = begin.into_iter().chain(text.iter().copied()).collect();
             let each = |done| bar.inc(done as u64);
             let (model, context) = (&loaded.model, self.context);
-            let mut window =
-                eval::Continuation::new(model, &config, window, context, self.chunk, scorer, each)?;
+            let mut window = eval::Continuation::new(
+                model, &config, &window, context, self.chunk, scorer, each,
+            )?;
             full.add(&window.full());
             bar.inc(self.following as u64);
             for (way, sum) in ways.iter().zip(&mut sums) {

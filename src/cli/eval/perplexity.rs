@@ -72,14 +72,15 @@ impl Perplexity {
         let text = read_text(&self.text)?;
         let text = self.chars.map_or(text.as_str(), |chars| first_chars(&text, chars));
         let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_plain_prompt(text)?;
+        let tokens = loaded.tokenizer.encode_plain(text)?;
         let options = PerplexityOptions {
             context: self.context,
+            begin: loaded.tokenizer.begin(),
             windows: self.windows,
             chunk: self.chunk,
             cache: self.pages.config(loaded.model.shape(), Capacity::Tokens(0)),
         };
-        let windows = self.windows.min(tokens.len() / self.context);
+        let windows = options.windows_in(tokens.len());
         let bar = progress::bar("perplexity", "tokens", windows * self.context);
         let each = |done| bar.inc(done as u64);
         let result = perplexity(&loaded.model, &tokens, &options, each)?;

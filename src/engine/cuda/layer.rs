@@ -18,7 +18,7 @@ use crate::{
         cublas::{Gemm, multiply},
         driver::Stream,
     },
-    engine::{config::LlamaConfig, error::EngineError},
+    engine::{config::ModelConfig, error::EngineError},
 };
 
 /// What is launched between products.
@@ -35,7 +35,7 @@ pub(super) struct Arithmetic {
 
 /// A step on its way through the layers.
 pub(super) struct Pass<'a> {
-    pub config: &'a LlamaConfig,
+    pub config: &'a ModelConfig,
     pub heads: Heads,
     pub recipe: &'a Recipe,
     pub arithmetic: &'a Arithmetic,

@@ -25,7 +25,7 @@ use crate::{
     },
     device::{DeviceError, Kernels},
     engine::{
-        config::LlamaConfig,
+        config::ModelConfig,
         error::EngineError,
         gguf::GgufFile,
         kv::{LogitRow, LogitRows, Span, wanted},
@@ -62,7 +62,7 @@ pub struct DeviceSetup<'a> {
 /// All work is queued in one stream. A method that gives logits or tokens has waited for them; where none are
 /// asked for, work may still run when it returns.
 pub struct DeviceModel {
-    config: LlamaConfig,
+    config: ModelConfig,
     recipe: Recipe,
     weights: Weights<Tensor>,
     turns: Vec<Turns>,
@@ -101,12 +101,14 @@ impl DeviceModel {
     /// What [`Model::load`](crate::engine::Model::load) refuses, before the device is touched;
     /// [`EngineError::DeviceMemory`] with the numbers; [`EngineError::Weight`]; the device's own.
     pub fn load(file: &GgufFile, setup: DeviceSetup<'_>) -> Result<Self, EngineError> {
-        let config = LlamaConfig::read(file)?;
-        let pairs = config.rope_dims / 2;
+        let config = ModelConfig::read(file)?;
+        let pairs = config.rope.dims / 2;
         let divisors = file.tensor_shape(ROPE_DIVISORS);
         let divisors = divisors.map(|_| file.tensor(ROPE_DIVISORS, &[pairs])).transpose()?;
-        let rope = Rope::new(&config, divisors.as_deref())?;
-        let recipe = Recipe::llama(&config, &rope);
+        let (head_dim, context) = (config.layer().k_dim(), config.context);
+        let rope = |rope| Rope::new(rope, head_dim, context, divisors.as_deref());
+        let local = config.local_rope.as_ref().map(rope).transpose()?;
+        let recipe = Recipe::of(&config, &rope(&config.rope)?, local.as_ref());
         Self::with_recipe(file, config, recipe, setup)
     }
 
@@ -116,7 +118,7 @@ impl DeviceModel {
     /// As there.
     pub fn with_recipe(
         file: &GgufFile,
-        config: LlamaConfig,
+        config: ModelConfig,
         recipe: Recipe,
         setup: DeviceSetup<'_>,
     ) -> Result<Self, EngineError> {
@@ -164,7 +166,7 @@ impl DeviceModel {
     }
 
     /// The model's numbers.
-    pub fn config(&self) -> &LlamaConfig {
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -251,7 +253,7 @@ impl DeviceModel {
         let ids = buffers.ids.words(&tokens, staging, stream)?;
         let positions = buffers.positions.words(&positions, staging, stream)?;
         let tokens = tokens.len();
-        let &mut LlamaConfig { embedding, feed_forward, rms_epsilon: epsilon, .. } = config;
+        let &mut ModelConfig { embedding, feed_forward, rms_epsilon: epsilon, .. } = config;
         let heads = heads(config);
         // At their widest first: memory that grows loses what it holds.
         let widest = heads.fused().max(2 * feed_forward);
@@ -312,7 +314,7 @@ impl DeviceModel {
     where
         EngineError: From<E>,
     {
-        let LlamaConfig { vocab, embedding, .. } = self.config;
+        let ModelConfig { vocab, embedding, .. } = self.config;
         let most = (LOGIT_BYTES / (vocab * size_of::<f32>())).max(1);
         for start in (0..rows).step_by(most) {
             let part = start..rows.min(start + most);

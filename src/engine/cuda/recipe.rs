@@ -4,7 +4,11 @@ use super::{
     gate::Activation,
     rope::{Heads, Pairing},
 };
-use crate::engine::{config::LlamaConfig, rope::Rope};
+use crate::engine::{
+    architecture::Architecture,
+    config::{ModelConfig, RopePairs},
+    rope::Rope,
+};
 
 /// The parts in which architectures differ.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,24 +33,45 @@ pub struct Recipe {
     pub layer_ropes: Vec<usize>,
 }
 
+/// What gated values are multiplied by in f16: Gemma's reach beyond its range.
+const GEMMA_GATED: f32 = 1.0 / 16.0;
+
 impl Recipe {
-    /// That of `llama`.
-    pub(super) fn llama(config: &LlamaConfig, rope: &Rope) -> Self {
-        Self {
+    /// That of a model whose layers turn by `rope`, windowed ones by `local` if there is one.
+    pub(super) fn of(config: &ModelConfig, rope: &Rope, local: Option<&Rope>) -> Self {
+        let pairing = match config.rope.pairs {
+            RopePairs::Neighbours => Pairing::Interleaved,
+            RopePairs::Halves => Pairing::Halves,
+        };
+        let windowed = config.cache.iter().map(|layer| layer.window().is_some());
+        let layer_ropes = windowed.map(|windowed| usize::from(windowed && local.is_some()));
+        let ropes = [Some(rope), local].into_iter().flatten();
+        let plain = Self {
             embedding_scale: 1.0,
             activation: Activation::Silu,
             gated_scale: 1.0,
-            pairing: Pairing::Interleaved,
+            pairing,
             head_norms: false,
             post_norms: false,
-            ropes: vec![rope.frequencies().to_vec()],
-            layer_ropes: vec![0; config.cache.layers()],
+            ropes: ropes.map(|rope| rope.frequencies().to_vec()).collect(),
+            layer_ropes: layer_ropes.collect(),
+        };
+        match config.architecture {
+            Architecture::Llama => plain,
+            Architecture::Gemma3 => Self {
+                embedding_scale: (config.embedding as f32).sqrt(),
+                activation: Activation::GeluTanh,
+                gated_scale: GEMMA_GATED,
+                head_norms: true,
+                post_norms: true,
+                ..plain
+            },
         }
     }
 }
 
 /// Heads of a layer; all layers have as many.
-pub(super) fn heads(config: &LlamaConfig) -> Heads {
+pub(super) fn heads(config: &ModelConfig) -> Heads {
     let layer = config.layer();
     Heads { query: layer.query_heads(), kv: layer.kv_heads(), dim: layer.k_dim() }
 }

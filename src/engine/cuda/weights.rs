@@ -6,7 +6,7 @@ use super::recipe::{Recipe, heads};
 use crate::{
     cuda::{CudaError, DeviceRows, Element, driver::DeviceBuffer},
     engine::{
-        config::LlamaConfig,
+        config::ModelConfig,
         error::{EngineError, ModelError},
         gguf::GgufFile,
         load::{EMBEDDING, OUTPUT, OUTPUT_NORM, ROPE_DIVISORS, layer_tensor},
@@ -153,7 +153,7 @@ impl Weights<Planned> {
     /// the configuration asks for, and the file has no other.
     pub fn plan(
         file: &GgufFile,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         recipe: &Recipe,
         element: Element,
     ) -> Result<Self, ModelError> {
@@ -194,11 +194,11 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn layer(
         &self,
-        config: &LlamaConfig,
+        config: &ModelConfig,
         recipe: &Recipe,
         layer: usize,
     ) -> Result<Layer<Planned>, ModelError> {
-        let &LlamaConfig { embedding, feed_forward, .. } = config;
+        let &ModelConfig { embedding, feed_forward, .. } = config;
         let heads = heads(config);
         let [queries, dim, row] = [heads.queries(), heads.dim, heads.kv * heads.dim];
         let vector = |name: &str, channels| self.vector(layer_tensor(layer, name), channels);

@@ -12,6 +12,9 @@ use crate::{
 pub struct PerplexityOptions {
     /// Tokens of a window; windows do not overlap.
     pub context: usize,
+    /// The first token of every window, where the model wants one
+    /// ([`Tokenizer::begin`](crate::engine::Tokenizer::begin)); the text has none then.
+    pub begin: Option<u32>,
     /// Most windows.
     pub windows: usize,
     /// Tokens of a prefill chunk.
@@ -37,8 +40,21 @@ pub struct PerplexityResult {
     pub page_bytes_held: usize,
 }
 
-/// Perplexity over windows `[0, context)`, `[context, 2·context)`, … of `tokens`, each on an empty
-/// cache: every token but the first of a window is predicted from those before it. `progress` is told
+impl PerplexityOptions {
+    /// Tokens of the text that a window has.
+    fn stride(&self) -> usize {
+        self.context.saturating_sub(usize::from(self.begin.is_some()))
+    }
+
+    /// Windows that a text of so many tokens has.
+    pub fn windows_in(&self, tokens: usize) -> usize {
+        self.windows.min(tokens / self.stride().max(1))
+    }
+}
+
+/// Perplexity over windows `[0, context)`, `[context, 2·context)`, … of `tokens` (with a `begin` of one
+/// token less), each on an empty cache: every token but the first of a window is predicted from those
+/// before it. `progress` is told
 /// the tokens done.
 pub fn perplexity(
     model: &Model,
@@ -54,15 +70,18 @@ pub fn perplexity(
         "at least two tokens, to predict one from another",
     )?;
     EngineError::unless(options.windows > 0, "windows", options.windows, "at least one")?;
-    if tokens.len() < context {
-        return Err(EngineError::TextTooShort { found: tokens.len(), needed: context });
+    let stride = options.stride();
+    let short = || EngineError::TextTooShort { found: tokens.len(), needed: stride };
+    if tokens.len() < stride {
+        return Err(short());
     }
     model.config().check_context(context)?;
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
     let cache = KvCache::new(&config)?;
     let mut sum = NllSum::default();
     let (mut windows, mut pages) = (0, 0);
-    for window in tokens.chunks_exact(context).take(options.windows) {
+    for text in tokens.chunks_exact(stride).take(options.windows) {
+        let window: Vec<u32> = options.begin.into_iter().chain(text.iter().copied()).collect();
         let mut sequence = cache.sequence();
         let each = |range: std::ops::Range<usize>, rows: crate::engine::kv::LogitRows| {
             for (position, (_, logits)) in range.clone().zip(rows.iter()) {
@@ -74,14 +93,13 @@ pub fn perplexity(
             Ok(())
         };
         let chunk = options.chunk;
-        prefill::feed(model, &cache, &mut sequence, window, chunk, Logits::All, each)?;
+        prefill::feed(model, &cache, &mut sequence, &window, chunk, Logits::All, each)?;
         pages = sequence.tables().pages();
         drop(sequence);
         cache.settle()?;
         windows += 1;
     }
-    let short = EngineError::TextTooShort { found: tokens.len(), needed: context };
-    let nll = sum.mean().ok_or(short)?;
+    let nll = sum.mean().ok_or_else(short)?;
     let page_bytes_held = pages * config.page_bytes()?;
     let (perplexity, tokens) = (nll.exp(), sum.tokens());
     Ok(PerplexityResult { perplexity, nll, tokens, windows, pages, page_bytes_held })

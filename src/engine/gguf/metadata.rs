@@ -266,6 +266,22 @@ impl Metadata {
         })
     }
 
+    /// A list of finite numbers with a point, in f32.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        let float = |scalar| match scalar {
+            Scalar::F32(value) => Some(value),
+            Scalar::F64(value) => Some(value as f32),
+            _ => None,
+        };
+        self.get(key, "a list of finite numbers", |value| match value {
+            Value::Array(Array::Scalars(scalars)) => {
+                scalars.iter().map(|scalar| float(scalar?).filter(|v| v.is_finite())).collect()
+            }
+            Value::Array(array) if array.len() == 0 => Some(Vec::new()),
+            _ => None,
+        })
+    }
+
     fn get<'a, T>(
         &'a self,
         key: &str,

@@ -224,6 +224,11 @@ impl GgufFile {
         self.metadata.integers(key)
     }
 
+    /// A list of finite numbers with a point, in f32, or `None` when the file has no such key.
+    pub fn floats(&self, key: &str) -> Result<Option<Vec<f32>>, ModelError> {
+        self.metadata.floats(key)
+    }
+
     /// All metadata; of a split model, its first part's.
     pub(in crate::engine) fn metadata(&self) -> &Metadata {
         &self.metadata

@@ -1,24 +1,20 @@
-//! Byte-level BPE from a GGUF file's own vocabulary.
+//! Text to ids and back by a GGUF file's own vocabulary: byte-level BPE, or the pieces of SentencePiece.
 
 mod alphabet;
+mod bpe;
 mod controls;
 mod kinds;
+mod pieces;
 mod splits;
 mod stream;
-
-use std::collections::HashSet;
-
-use tokenizers::{
-    AddedToken,
-    models::bpe::{BPE, Vocab},
-};
+mod vocabulary;
 
 pub use self::stream::StreamDecoder;
 use self::{
-    alphabet::Alphabet,
     controls::{Controls, ends_by_name},
     kinds::{TYPE_CONTROL, TYPE_NORMAL, TYPE_UNUSED, TYPE_USER_DEFINED},
-    splits::pre_tokenizer,
+    pieces::Pieces,
+    vocabulary::Vocabulary,
 };
 use super::{
     error::{ModelError, TokenizerError},
@@ -43,7 +39,7 @@ pub(super) fn tokens_in_use(file: &GgufFile, tokens: usize) -> Result<usize, Mod
 #[derive(Debug)]
 pub struct Tokenizer {
     /// Knows no control token.
-    plain: tokenizers::Tokenizer,
+    plain: Plain,
     controls: Controls,
     /// What each id adds to the text.
     bytes: Vec<Box<[u8]>>,
@@ -54,25 +50,35 @@ pub struct Tokenizer {
     add_bos: bool,
 }
 
+/// What makes ids of text.
+#[derive(Debug)]
+enum Plain {
+    ByteLevel(Box<tokenizers::Tokenizer>),
+    Pieces(Pieces),
+}
+
 impl Tokenizer {
     /// Builds the tokenizer from the metadata of `file`.
     pub fn from_gguf(file: &GgufFile) -> Result<Self, ModelError> {
-        let missing = |key: &str| ModelError::MissingKey(key.to_owned());
-        let text = |key: &str| file.text(key)?.ok_or_else(|| missing(key));
-        let texts = |key: &str| file.texts(key)?.ok_or_else(|| missing(key));
-        let model = text("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(TokenizerError::Model(model.to_owned()).into());
-        }
+        let model = required("tokenizer.ggml.model", file.text("tokenizer.ggml.model")?)?;
+        let sentence_piece = match model {
+            "gpt2" => false,
+            "llama" => true,
+            other => return Err(TokenizerError::Model(other.to_owned()).into()),
+        };
         let key = "tokenizer.ggml.add_eos_token";
         if file.flag(key)? == Some(true) {
             let (found, supported) = ("true".to_owned(), "false".to_owned());
             return Err(ModelError::UnsupportedKey { key: key.to_owned(), found, supported });
         }
-        let mut tokens = texts("tokenizer.ggml.tokens")?;
-        let merges = texts("tokenizer.ggml.merges")?;
-        let types = file.integers("tokenizer.ggml.token_type")?;
-        let mut types = types.unwrap_or_else(|| vec![TYPE_NORMAL; tokens.len()]);
+        let key = "tokenizer.ggml.tokens";
+        let mut tokens = required(key, file.texts(key)?)?;
+        let key = "tokenizer.ggml.token_type";
+        let mut types = match file.integers(key)? {
+            // Which of its tokens are bytes and which are no text, only types say.
+            None if sentence_piece => return Err(ModelError::MissingKey(key.to_owned())),
+            types => types.unwrap_or_else(|| vec![TYPE_NORMAL; tokens.len()]),
+        };
         if types.len() != tokens.len() {
             return Err(TokenizerError::Count {
                 what: "the number of token types",
@@ -95,8 +101,12 @@ impl Tokenizer {
         let eos = special("tokenizer.ggml.eos_token_id")?;
         let eot = special("tokenizer.ggml.eot_token_id")?;
         let eom = special("tokenizer.ggml.eom_token_id")?;
-        let by_name: Vec<bool> =
-            tokens.iter().zip(&types).map(|(token, &kind)| ends_by_name(token, kind)).collect();
+        // What SentencePiece has for user-defined is text: Gemma's `</s>` is HTML.
+        let text_by_type = |kind| sentence_piece && kind == TYPE_USER_DEFINED;
+        let end = |(token, &kind): (&&str, &i64)| {
+            ends_by_name(token, if text_by_type(kind) { TYPE_NORMAL } else { kind })
+        };
+        let by_name: Vec<bool> = tokens.iter().zip(&types).map(end).collect();
         let mut ends: Vec<u32> =
             (0..).zip(&by_name).filter(|(_, end)| **end).map(|(id, _)| id).collect();
         ends.extend([eos, eot, eom].into_iter().flatten());
@@ -106,14 +116,27 @@ impl Tokenizer {
             types.iter().zip(&by_name).map(|(&kind, &end)| kind == TYPE_CONTROL || end).collect();
 
         let vocabulary = Vocabulary { tokens: &tokens, types: &types, control: &control };
-        // Files without it have a vocabulary, but not how text is cut up for it: llama.cpp guesses.
-        let pre = text("tokenizer.ggml.pre")?;
-        let (plain, bos_by_default) = build(&vocabulary, &merges, pre)?;
-        let controls = (0..).zip(&tokens).zip(&control).filter(|(_, control)| **control);
+        let (plain, bytes, bos_by_default) = match sentence_piece {
+            true => {
+                let unknown = special("tokenizer.ggml.unknown_token_id")?;
+                let pieces = read_pieces(file, vocabulary, unknown)?;
+                (Plain::Pieces(pieces), pieces::bytes(vocabulary)?, true)
+            }
+            false => {
+                let key = "tokenizer.ggml.merges";
+                let merges = required(key, file.texts(key)?)?;
+                // Files without it have a vocabulary, but not how text is cut up for it: llama.cpp
+                // guesses.
+                let key = "tokenizer.ggml.pre";
+                let pre = required(key, file.text(key)?)?;
+                let (plain, llama_3) = bpe::build(vocabulary, &merges, pre)?;
+                (Plain::ByteLevel(Box::new(plain)), bpe::bytes(vocabulary), llama_3)
+            }
+        };
         Ok(Self {
             plain,
-            controls: Controls::new(controls.map(|((id, token), _)| (id, *token)))?,
-            bytes: vocabulary.bytes(),
+            controls: Controls::new(vocabulary.controls())?,
+            bytes,
             control,
             bos: special("tokenizer.ggml.bos_token_id")?,
             eos,
@@ -153,6 +176,11 @@ impl Tokenizer {
         self.add_bos
     }
 
+    /// The id that every text begins with, where the model wants one: [`bos`](Self::bos).
+    pub fn begin(&self) -> Option<u32> {
+        self.bos.filter(|_| self.add_bos)
+    }
+
     /// Token ids of `text`, without a BOS. Control tokens written out in the text (`<|im_start|>`)
     /// become their ids.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
@@ -164,10 +192,16 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// Token ids of `text`, all of it text, without a BOS: no control token is among them.
+    /// Token ids of `text`, all of it text, without a BOS: no control token is among them. Where the
+    /// vocabulary begins every text with a space of its own (Llama 2), the ids have it.
     pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = self.plain.encode_fast(text, false).map_err(TokenizerError::bpe)?;
-        Ok(encoding.get_ids().to_vec())
+        match &self.plain {
+            Plain::ByteLevel(bpe) => {
+                let encoding = bpe.encode_fast(text, false).map_err(TokenizerError::bpe)?;
+                Ok(encoding.get_ids().to_vec())
+            }
+            Plain::Pieces(pieces) => Ok(pieces.encode(text)),
+        }
     }
 
     /// Token ids of a prompt that an application wrote: [`encode`](Self::encode), after a BOS where
@@ -183,7 +217,7 @@ impl Tokenizer {
     }
 
     fn after_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
-        if let (true, Some(bos)) = (self.add_bos, self.bos)
+        if let Some(bos) = self.begin()
             && ids.first() != Some(&bos)
         {
             ids.insert(0, bos);
@@ -212,117 +246,30 @@ impl Tokenizer {
     }
 }
 
-/// Tokens by id, with what the file says of each.
-struct Vocabulary<'a> {
-    tokens: &'a [&'a str],
-    types: &'a [i64],
-    control: &'a [bool],
+fn required<T>(key: &str, value: Option<T>) -> Result<T, ModelError> {
+    value.ok_or_else(|| ModelError::MissingKey(key.to_owned()))
 }
 
-impl Vocabulary<'_> {
-    /// What each id adds to the text.
-    fn bytes(&self) -> Vec<Box<[u8]>> {
-        let alphabet = Alphabet::new();
-        let written_out = |id: usize| self.control[id] || self.types[id] == TYPE_USER_DEFINED;
-        let decode = |(id, token): (usize, &&str)| match written_out(id) {
-            true => token.as_bytes().into(),
-            false => alphabet.decode(token).unwrap_or_else(|| token.as_bytes().into()),
-        };
-        self.tokens.iter().enumerate().map(decode).collect()
+/// The pieces of a SentencePiece vocabulary.
+fn read_pieces(
+    file: &GgufFile,
+    vocabulary: Vocabulary<'_>,
+    unknown: Option<u32>,
+) -> Result<Pieces, ModelError> {
+    let key = "tokenizer.ggml.remove_extra_whitespaces";
+    if file.flag(key)? == Some(true) {
+        let (found, supported) = ("true".to_owned(), "false".to_owned());
+        return Err(ModelError::UnsupportedKey { key: key.to_owned(), found, supported });
     }
-}
-
-/// The BPE of all tokens that are text, and whether models of this kind want a BOS when their file
-/// does not say.
-///
-/// Control tokens are left out, with the merges that would make one: however a text is spelled, they
-/// cannot come out of it.
-fn build(
-    vocabulary: &Vocabulary<'_>,
-    merges: &[&str],
-    pre: &str,
-) -> Result<(tokenizers::Tokenizer, bool), TokenizerError> {
-    let (pre_tokenizer, llama_3) = pre_tokenizer(pre)?;
-    let mut vocab = Vocab::default();
-    for (id, token) in (0..).zip(vocabulary.tokens) {
-        if let Some(first) = vocab.insert((*token).to_owned(), id) {
-            return Err(TokenizerError::Duplicate {
-                token: (*token).to_owned(),
-                first,
-                second: id,
-            });
-        }
+    let key = "tokenizer.ggml.scores";
+    let mut scores = required(key, file.floats(key)?)?;
+    let tokens = vocabulary.tokens.len();
+    if scores.len() < tokens {
+        let (what, found) = ("the number of scores", scores.len());
+        return Err(TokenizerError::Count { what, found, tokens }.into());
     }
-    let controls: HashSet<&str> = vocabulary
-        .tokens
-        .iter()
-        .zip(vocabulary.control)
-        .filter(|(_, control)| **control)
-        .map(|(token, _)| *token)
-        .collect();
-    for control in &controls {
-        vocab.remove(*control);
-    }
-    let mut rules = Vec::with_capacity(merges.len());
-    let mut made = String::new();
-    for (index, rule) in merges.iter().enumerate() {
-        let (left, right) = match rule.split_once(' ') {
-            Some((left, right)) if !right.contains(' ') => (left, right),
-            _ => return Err(TokenizerError::Merge { index, rule: (*rule).to_owned() }),
-        };
-        made.clear();
-        made.extend([left, right]);
-        if ![left, right, &made].iter().any(|token| controls.contains(token)) {
-            rules.push((left.to_owned(), right.to_owned()));
-        }
-    }
-    let model = BPE::builder()
-        .vocab_and_merges(vocab, rules)
-        .ignore_merges(llama_3)
-        .build()
-        .map_err(TokenizerError::bpe)?;
-    let mut tokenizer = tokenizers::Tokenizer::new(model);
-    tokenizer.with_pre_tokenizer(Some(pre_tokenizer));
-    let user_defined: Vec<AddedToken> = (0..vocabulary.tokens.len())
-        .filter(|&id| vocabulary.types[id] == TYPE_USER_DEFINED && !vocabulary.control[id])
-        .map(|id| AddedToken::from(vocabulary.tokens[id], false).normalized(false))
-        .collect();
-    tokenizer.add_tokens(&user_defined);
-    Ok((tokenizer, llama_3))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn build_all(tokens: &[&str], merges: &[&str], pre: &str) -> Result<(), TokenizerError> {
-        let (types, control) = (vec![TYPE_NORMAL; tokens.len()], vec![false; tokens.len()]);
-        let vocabulary = Vocabulary { tokens, types: &types, control: &control };
-        build(&vocabulary, merges, pre).map(drop)
-    }
-
-    #[test]
-    fn refuses_a_vocabulary_that_contradicts_itself() {
-        let duplicate = build_all(&["a", "b", "a"], &[], "gpt-2");
-        assert!(matches!(duplicate, Err(TokenizerError::Duplicate { first: 0, second: 2, .. })));
-        for rule in ["ab", "a b c"] {
-            let merge = build_all(&["a", "b"], &[rule], "gpt-2");
-            assert!(matches!(merge, Err(TokenizerError::Merge { index: 0, .. })));
-        }
-        let outside = build_all(&["a", "b"], &["a b"], "gpt-2");
-        assert!(matches!(outside, Err(TokenizerError::Bpe(_))));
-    }
-
-    #[test]
-    fn a_control_token_that_merges_or_whole_words_would_make_is_not_made_from_text() {
-        let tokens = ["a", "b", "c", "ab", "abc"];
-        let (types, control) = ([TYPE_NORMAL; 5], [false, false, false, false, true]);
-        let vocabulary = Vocabulary { tokens: &tokens, types: &types, control: &control };
-        // Llama 3's takes a word that is a token as it is, before any merge.
-        for pre in ["gpt-2", "llama-bpe"] {
-            let (tokenizer, _) = build(&vocabulary, &["a b", "ab c"], pre).unwrap();
-            let ids = tokenizer.encode_fast("abc", false).unwrap().get_ids().to_vec();
-            assert_eq!(ids, [3, 2], "{pre}");
-        }
-    }
+    // Those of unused tokens at the end.
+    scores.truncate(tokens);
+    let space_first = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    Ok(Pieces::new(vocabulary, scores, unknown, space_first)?)
 }
