@@ -52,8 +52,11 @@ impl Backend for Device<'_> {
         assert!(out.iter().chain(&lse).all(|&value| value == 7.0), "{what}: output is touched");
     }
 
-    fn tolerance(&self, formats: &[PageFormat]) -> f32 {
-        tolerance(formats)
+    fn tolerance(&self, layer: &LayerShape, formats: &[PageFormat]) -> f32 {
+        // Prefill rounds queries and so each logit. Nothing averages that over the few slots of a window, and
+        // the suite's soft caps hold scores that are larger than others.
+        let sharp = layer.window().is_some() || layer.softcap().is_some();
+        tolerance(formats) * if sharp { 2.0 } else { 1.0 }
     }
 
     fn effort(&self) -> Effort {

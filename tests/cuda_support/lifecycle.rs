@@ -12,7 +12,9 @@ use headwise::{
     },
     device::{
         CudaStore, Kernels, TableMirror,
-        attention::{Appender, NewRows, PrefillHead, Prefiller, Scoring, Tensors, WindowHead, WindowScorer},
+        attention::{
+            Appender, NewRows, PrefillHead, Prefiller, Scoring, Tensors, WindowHead, WindowScorer,
+        },
         eviction::{Evictor, Losing, MovedTable, PoolHead, PriceHead, SlotData, pool_scores},
         kernels::Specialisation,
     },

@@ -323,18 +323,8 @@ impl Decoder {
             tensors.logits,
         ]
         .map(Argument::U64);
-        let addresses = [
-            pages,
-            page_ids,
-            items,
-            lists,
-            queries,
-            out,
-            lse,
-            partial_out,
-            partial_lse,
-            logits,
-        ];
+        let addresses =
+            [pages, page_ids, items, lists, queries, out, lse, partial_out, partial_lse, logits];
         let places = self.places.iter().map(|places| Argument::U64(places.address()));
         let arguments: Vec<Argument> = (addresses.into_iter())
             .chain([Argument::F32(scoring.scale)])

@@ -17,7 +17,12 @@ use crate::{
     },
     base::LayerShape,
     cuda::{Growing, Staging, driver::Stream},
-    device::{error::DeviceError, kernels::{Specialisation, Terms}, loader::Kernels, store::CudaStore},
+    device::{
+        error::DeviceError,
+        kernels::{Specialisation, Terms},
+        loader::Kernels,
+        store::CudaStore,
+    },
     format::{PageLayout, SlotFormat},
     store::StoreError,
 };
