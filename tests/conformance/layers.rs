@@ -28,8 +28,8 @@ fn channels(backend: &dyn Backend) -> usize {
     backend.effort().single[0].1
 }
 
-/// The `nth` layer of a case; where there is little time, scenes of one case differ in their seeds instead of
-/// having two each.
+/// The `nth` layer of a case: two scenes of it or, where there is little time, one, which differs from those of
+/// the other layers.
 fn try_spans(
     backend: &dyn Backend,
     formats: &[PageFormat],
