@@ -3,7 +3,8 @@
 // Rows are operand rows of mma.m16n8k16, slots its columns; a lane owns rows lane / 4 and
 // lane / 4 + 8, and slots 2 (lane % 4) + {0, 1} of each of the two products of a tile.
 #pragma once
-#include "work.cuh"
+#include "format.cuh"
+#include "window.cuh"
 
 namespace hw {
 
@@ -193,23 +194,7 @@ struct Attention {
             top[h] = fmaxf(state.top[h], quad_max(here));
             risen |= top[h] > state.top[h];
         }
-        if (__any_sync(ALL, risen)) {
-#pragma unroll
-            for (u32 h = 0; h < HALVES; ++h) {
-                const float factor = exp2_fast(state.top[h] - top[h]);
-                state.top[h] = top[h];
-                state.sum[h] *= factor;
-#pragma unroll
-                for (u32 s = 0; s < STEPS; ++s)
-#pragma unroll
-                    for (u32 j = 0; j < NT; ++j)
-#pragma unroll
-                        for (u32 e = 0; e < 2; ++e) {
-                            state.acc[s][j][2 * h + e] *= factor;
-                            if constexpr (PACKED) state.acc[s][j][2 + e] *= factor;
-                        }
-            }
-        }
+        if (__any_sync(ALL, risen)) raise(state, top);
 #pragma unroll
         for (u32 h = 0; h < HALVES; ++h)
 #pragma unroll
@@ -219,6 +204,17 @@ struct Attention {
                     x[h][n][e] = exp2_fast(x[h][n][e] - state.top[h]);
                     state.sum[h] += x[h][n][e];
                 }
+    }
+
+    // Adds a logit in base 2 without a value to each row, in one of its lanes.
+    static __device__ __forceinline__ void add_sinks(State& state, const float (&sinks)[HALVES], u32 lane) {
+        float top[HALVES];
+#pragma unroll
+        for (u32 h = 0; h < HALVES; ++h) top[h] = fmaxf(state.top[h], sinks[h]);
+        raise(state, top);
+#pragma unroll
+        for (u32 h = 0; h < HALVES; ++h)
+            if (lane % 4 == 0) state.sum[h] += exp2_fast(sinks[h] - top[h]);
     }
 
     // Adds probabilities × V.
@@ -257,6 +253,25 @@ struct Attention {
     }
 
 private:
+    // Puts sums in proportion to a maximum that is higher, or the same.
+    static __device__ __forceinline__ void raise(State& state, const float (&top)[HALVES]) {
+#pragma unroll
+        for (u32 h = 0; h < HALVES; ++h) {
+            const float factor = exp2_fast(state.top[h] - top[h]);
+            state.top[h] = top[h];
+            state.sum[h] *= factor;
+#pragma unroll
+            for (u32 s = 0; s < STEPS; ++s)
+#pragma unroll
+                for (u32 j = 0; j < NT; ++j)
+#pragma unroll
+                    for (u32 e = 0; e < 2; ++e) {
+                        state.acc[s][j][2 * h + e] *= factor;
+                        if constexpr (PACKED) state.acc[s][j][2 + e] *= factor;
+                    }
+        }
+    }
+
     static constexpr u32 KEY_STEPS = min_of(Keys::SCALE_CHANNELS / STEP, STEPS);
     static constexpr u32 VALUE_STEPS = min_of(Values::SCALE_CHANNELS / STEP, STEPS);
 

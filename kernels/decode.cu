@@ -24,6 +24,7 @@
 // item of no slots gives zeros and a log-sum-exp of minus infinity. An output row is written by one
 // item alone; nothing else is assumed about the order of items.
 #include "attend.cuh"
+#include "work.cuh"
 
 using namespace hw;
 
@@ -270,6 +271,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             Attend::accumulate(state, v, v + value_lane, lane, x);
         }
 
+        bool joins_sinks = false;
+#ifdef HEADWISE_SINK_LOGITS
+        // Else they join the merge.
+        joins_sinks = item.partial == NO_PARTIAL;
+        if (joins_sinks && warp == 0) {
+            float logit[Attend::HALVES];
+#pragma unroll
+            for (u32 h = 0; h < Attend::HALVES; ++h)
+                logit[h] = sink_logits[(row + min(lane / 4 + 8 * h, rows - 1)) % heads] * LOG2_E;
+            Attend::add_sinks(state, logit, lane);
+        }
+#endif
         tiles_of_warp.drain();
         __syncthreads();
         Attend::publish(state, acc + warp * ACC, stats + warp * 2 * ROWS, ROWS, lane);
@@ -277,13 +290,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         for (u32 i = threadIdx.x; i < rows * (D / 4); i += THREADS) {
             const u32 r = i / (D / 4), channel = i % (D / 4) * 4;
             float top = LOWEST, sum = 0.0f;
-            bool none = hidden.all_of(0, item.slots) || item.slots == 0;
-#ifdef HEADWISE_SINK_LOGITS
-            const bool sinks_in = item.partial == NO_PARTIAL;
-            const float sink = sinks_in ? sink_logits[(row + r) % heads] * LOG2_E : -infinity();
-            top = fmaxf(top, sink);
-            none &= !sinks_in;
-#endif
 #pragma unroll
             for (u32 w = 0; w < WARPS; ++w) top = fmaxf(top, stats[2 * (w * ROWS + r)]);
             float4 o = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
@@ -295,9 +301,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
                 sum += weight * stats[2 * (w * ROWS + r) + 1];
                 o.x += weight * v.x, o.y += weight * v.y, o.z += weight * v.z, o.w += weight * v.w;
             }
-#ifdef HEADWISE_SINK_LOGITS
-            sum += exp2_fast(sink - top);
-#endif
+            const bool none = !joins_sinks && (item.slots == 0 || hidden.all_of(0, item.slots));
             const float inverse = none ? 0.0f : divide(1.0f, sum);
             o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
             const float log_sum = none ? -infinity() : Attend::log_sum(top, sum);

@@ -16,6 +16,7 @@
 // Grid: x = items. Block: headwise_prefill_threads threads, headwise_prefill_shared bytes of dynamic
 // shared memory. The warps of a block own 16 rows each and share the tiles.
 #include "attend.cuh"
+#include "work.cuh"
 
 using namespace hw;
 
@@ -187,6 +188,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
     }
 
+#ifdef HEADWISE_SINK_LOGITS
+    if (rows > 0) {
+        float logit[Attend::HALVES];
+#pragma unroll
+        for (u32 h = 0; h < Attend::HALVES; ++h)
+            logit[h] = sink_logits[place(min(lane / 4 + 8 * h, rows - 1)) % heads] * LOG2_E;
+        Attend::add_sinks(state, logit, lane);
+    }
+#endif
     copy_async_wait<0>();
     __syncthreads();
     float* const acc =
@@ -196,21 +206,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     __syncwarp();
     for (u32 i = lane; i < rows * (D / 4); i += WARP) {
         const u32 r = i / (D / 4), channel = i % (D / 4) * 4;
-        const u64 row = place(r);
-        float top = stats[2 * r], sum = stats[2 * r + 1];
+        const float sum = stats[2 * r + 1];
         const bool none = item.slots == 0;
-        float weight = 1.0f;
-#ifdef HEADWISE_SINK_LOGITS
-        const float sink = sink_logits[row % heads] * LOG2_E;
-        top = fmaxf(top, sink);
-        weight = exp2_fast(stats[2 * r] - top);
-        sum = fmaf(sum, weight, exp2_fast(sink - top));
-#endif
-        const float inverse = none ? 0.0f : divide(weight, sum);
+        const float inverse = none ? 0.0f : divide(1.0f, sum);
         float4 o = *reinterpret_cast<const float4*>(acc + r * Attend::ACC_ROW + channel);
         o.x *= inverse, o.y *= inverse, o.z *= inverse, o.w *= inverse;
+        const u64 row = place(r);
         Io::store_4(out + row * Io::payload(D), nullptr, channel, o);
         if (channel == 0)
-            lse[row] = none ? -infinity() : Attend::log_sum(top, sum) * LN_2;
+            lse[row] = none ? -infinity() : Attend::log_sum(stats[2 * r], sum) * LN_2;
     }
 }

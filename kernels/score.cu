@@ -8,6 +8,7 @@
 //   window, sinks, softcap  as in headwise_prefill; a sink logit is in lse already
 //   Block: headwise_score_threads threads, headwise_score_shared bytes of dynamic shared memory.
 #include "attend.cuh"
+#include "work.cuh"
 
 using namespace hw;
 

@@ -1,6 +1,7 @@
 // What the planner hands to the attention kernels, and how they walk it.
 #pragma once
 #include "format.cuh"
+#include "window.cuh"
 
 namespace hw {
 
@@ -38,32 +39,6 @@ struct TileAt {
 struct __align__(8) ItemPlace {
     u32 first;  // slots of the table before the item
     u32 last;   // the item that holds the table's end
-};
-
-// Slots that a query does not see although they are older than it: from `from` up to `to`.
-struct Hidden {
-    u32 from, to;
-
-    static __device__ __forceinline__ Hidden none() { return {0, 0}; }
-
-    // What lies between the first `sinks` slots and the newest `window` of the first `end`.
-    static __device__ __forceinline__ Hidden of(u32 end, u32 window, u32 sinks) {
-        const u32 start = end > window ? end - window : 0;
-        return {min(sinks, start), start};
-    }
-
-    // The same, counted from slot `first`.
-    __device__ __forceinline__ Hidden since(u32 first) const {
-        return {from > first ? from - first : 0, to > first ? to - first : 0};
-    }
-
-    // Whether any of `slots` slots from `first` on are hidden, and whether all are.
-    __device__ __forceinline__ bool some_of(u32 first, u32 slots) const {
-        return max(first, from) < min(first + slots, to);
-    }
-    __device__ __forceinline__ bool all_of(u32 first, u32 slots) const {
-        return from <= first && first + slots <= to;
-    }
 };
 
 // The tiles of a range that have anything to see: all but those between `kept` and `kept + left_out`.

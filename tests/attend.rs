@@ -30,7 +30,7 @@ impl<A: Attention<HostStore>> Backend for Host<A> {
         unreachable!("a host refuses no layer: {what}");
     }
 
-    fn tolerance(&self, _: &[PageFormat]) -> f32 {
+    fn tolerance(&self, _: &LayerShape, _: &[PageFormat]) -> f32 {
         2e-5
     }
 

@@ -73,6 +73,8 @@ mod kernels_vm {
     mod serving;
     mod slots;
     #[cfg(unix)]
+    mod terms;
+    #[cfg(unix)]
     mod whole;
     mod world;
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     cuda::{Arch, KernelCache, nvrtc::Nvrtc},
-    device::kernels::MOST_HEAD_DIM,
+    device::kernels::{MOST_HEAD_DIM, Terms},
     fetch::{CacheDir, NVRTC},
     format::PageFormat,
     measure::report::{ReportEvent, ReportShape, kernels_report},
@@ -36,6 +36,15 @@ pub(super) struct Kernels {
     /// of the four.
     #[arg(long, num_args = 1..)]
     format: Vec<PageFormat>,
+    /// Compile for layers with attention windows.
+    #[arg(long)]
+    window: bool,
+    /// Compile for layers with logit soft caps.
+    #[arg(long)]
+    softcap: bool,
+    /// Compile for layers with sink logits.
+    #[arg(long)]
+    sink_logits: bool,
     #[command(flatten)]
     json: JsonArgs,
 }
@@ -76,8 +85,9 @@ impl Kernels {
         if !(1..=MOST_GROUP).contains(&self.group) {
             return refuse(format!("--group {} is not from 1 to {MOST_GROUP}", self.group));
         }
-        let mut shape =
-            ReportShape { head_dim: self.head_dim, group: self.group, ..ReportShape::default() };
+        let Self { head_dim, group, window, softcap, sink_logits, .. } = *self;
+        let terms = Terms { window, softcap, sink_logits };
+        let mut shape = ReportShape { head_dim, group, terms, ..ReportShape::default() };
         if !self.format.is_empty() {
             shape.formats.clone_from(&self.format);
         }

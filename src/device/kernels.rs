@@ -7,6 +7,8 @@
 
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::{
     base::LayerShape,
     cuda::nvrtc::Source,
@@ -21,6 +23,7 @@ pub(crate) const HEADERS: &[(&str, &str)] = &[
     ("intrin.cuh", include_str!("../../kernels/intrin.cuh")),
     ("scan.cuh", include_str!("../../kernels/scan.cuh")),
     ("score.cuh", include_str!("../../kernels/score.cuh")),
+    ("window.cuh", include_str!("../../kernels/window.cuh")),
     ("work.cuh", include_str!("../../kernels/work.cuh")),
 ];
 
@@ -129,7 +132,7 @@ pub struct Specialisation {
 }
 
 /// What a layer does beside scaling its scores. Kernels without a term have no code for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Terms {
     /// Queries see a window, and sinks.
     pub window: bool,
@@ -162,9 +165,10 @@ impl fmt::Display for Terms {
             (self.sink_logits, "sink logits"),
         ];
         let names: Vec<_> = terms.into_iter().filter(|(there, _)| *there).map(|t| t.1).collect();
-        f.write_str(
-            if names.is_empty() { "plain scores".to_owned() } else { names.join(", ") }.as_str(),
-        )
+        if names.is_empty() {
+            return f.write_str("plain attention");
+        }
+        f.write_str(&names.join(", "))
     }
 }
 
@@ -243,7 +247,7 @@ fn number(format: SlotFormat) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::PageFormat;
+    use crate::{base::Window, format::PageFormat};
 
     #[test]
     fn macros_carry_the_layout() {
@@ -265,6 +269,28 @@ mod tests {
         assert!(!defines.iter().any(|d| d.contains("LOGITS") || d.contains("BULK")));
         let bulk = Specialisation { bulk: true, ..Specialisation::new(layout, 4) };
         assert!(bulk.defines().contains(&"-DHEADWISE_BULK".to_owned()));
+    }
+
+    /// Kernels are compiled once for all layers that they treat alike.
+    #[test]
+    fn macros_say_what_layers_do() {
+        let layout = PageLayout::new(PageFormat::default(), 64, 8192).unwrap();
+        let layer = LayerShape::new(2, 8, 64).unwrap().windowed(Window::of(512)).unwrap();
+        let layer = layer.softcapped(50.0).unwrap().with_sink_logits(vec![0.0; 8]).unwrap();
+        let terms = Terms::of(&layer);
+        assert_eq!(terms.to_string(), "windows, soft caps, sink logits");
+        assert_eq!(Terms::NONE.to_string(), "plain attention");
+        let of = Specialisation { logits: true, terms, ..Specialisation::new(layout, 4) };
+        let flags = |of: Specialisation| {
+            let named = ["WINDOW", "SOFTCAP", "SINK_LOGITS"];
+            let defines = of.defines();
+            named.map(|name| defines.contains(&format!("-DHEADWISE_{name}")))
+        };
+        assert_eq!(flags(of), [true; 3]);
+        assert_eq!(flags(of.of_merge()), [false, false, true]);
+        assert_eq!(flags(of.of_score()), [true, true, false]);
+        assert!(!of.of_merge().logits && !of.of_score().logits);
+        assert_eq!(flags(Specialisation::new(layout, 4)), [false; 3]);
     }
 
     /// A kernel that is asked for by name exists under that name.

@@ -10,7 +10,8 @@ use crate::skipped;
 fn kernels_are_compiled_and_reported() {
     let bench = Bench::new();
     let arguments = ["kernels", "--arch", "sm_80", "--head-dim", "64", "--group", "3"];
-    let run = || bench.run(&[&arguments[..], &["--format", "i8", "--json", "k.json"]].concat());
+    let more = ["--format", "i8", "--window", "--sink-logits", "--json", "k.json"];
+    let run = || bench.run(&[&arguments[..], &more].concat());
     let output = run();
     let stderr = String::from_utf8_lossy(&output.stderr);
     if stderr.contains("no NVRTC library found") && std::env::var_os("CI").is_none() {
@@ -21,6 +22,9 @@ fn kernels_are_compiled_and_reported() {
     assert!(text.ends_with("0 bytes spilled at most\n"), "{text}");
     let report = json(&bench.path("k.json"));
     assert_eq!(report["arch"], "sm_80");
+    let terms = &report["shape"]["terms"];
+    assert_eq!((&terms["window"], &terms["softcap"]), (&true.into(), &false.into()));
+    assert!(text.contains("f16 queries, windows, sink logits\n"), "{text}");
     let kernels = report["kernels"].as_array().unwrap();
     let decode = kernels.iter().find(|k| k["kernel"] == "headwise_decode").unwrap();
     assert!(decode["registers"].as_u64().unwrap() > 32, "{decode}");

@@ -34,7 +34,7 @@ pub trait Backend {
     fn assert_refuses(&self, stored: &Stored, what: &str);
 
     /// Of outputs in units of a head's largest value, of log-sum-exps in units of themselves or 1.
-    fn tolerance(&self, formats: &[PageFormat]) -> f32;
+    fn tolerance(&self, layer: &LayerShape, formats: &[PageFormat]) -> f32;
 
     /// How much of it there is time for.
     fn effort(&self) -> Effort;
@@ -112,7 +112,7 @@ pub fn check(backend: &dyn Backend, scene: &Scene, window: usize, what: &str) {
         [(Reduce::PerQueryHead, 0), (Reduce::Group, 0), (Reduce::PerQueryHead, 5)];
     let (reduce, skip) = KINDS[scene.seed as usize % KINDS.len()];
     let stored = scene.store();
-    let tolerance = backend.tolerance(&scene.formats());
+    let tolerance = backend.tolerance(&scene.layer, &scene.formats());
     let scores = SlotScores::new(window, reduce).skipping(skip);
     let want = oracle(&stored, &scores);
     let got = backend.attend(&stored, scores);

@@ -5,7 +5,7 @@ use headwise::{
         Arch,
         nvrtc::{KernelUsage, Nvrtc, Source},
     },
-    device::kernels::{KernelFile, Specialisation},
+    device::kernels::{KernelFile, Specialisation, Terms},
     format::SlotFormat,
 };
 
@@ -24,9 +24,13 @@ fn no_kernel_spills() {
         let threads = Arch::TESTED.map(|arch| scope.spawn(move || check(nvrtc, arch)));
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    println!("arch    kernel                 format         head_dim group io   registers");
+    println!("arch    kernel                 format         head_dim group io   registers layers");
     print!("{}", tables.concat());
 }
+
+/// All that layers do beside plain attention, and windows alone, which most such layers have.
+const ALL_TERMS: Terms = Terms { window: true, softcap: true, sink_logits: true };
+const WINDOW: Terms = Terms { window: true, ..Terms::NONE };
 
 /// Every kernel for f32 queries, and the two of decoding as engines launch them: f16 queries, logits,
 /// more than eight query heads.
@@ -36,6 +40,19 @@ fn cases(nth: usize) -> Vec<(KernelFile, Specialisation)> {
     for &file in KernelFile::ALL.iter().filter(|&&file| nth == 0 || depends_on_format(file)) {
         let shapes = [(64, 3), (128, 8), (256, 4)];
         cases.extend(shapes.map(|(head_dim, group)| (file, spec(format, head_dim, group, 16))));
+        // The widest have the fewest registers to spare.
+        let layered = |terms| Specialisation { terms, ..spec(format, 256, 4, 16) };
+        match file {
+            KernelFile::Decode | KernelFile::Prefill => {
+                cases.push((file, layered(ALL_TERMS)));
+                if format.k == SlotFormat::F16 {
+                    cases.push((file, layered(WINDOW)));
+                }
+            }
+            KernelFile::Score => cases.push((file, layered(ALL_TERMS).of_score())),
+            KernelFile::Merge => cases.push((file, layered(ALL_TERMS).of_merge())),
+            _ => {}
+        }
         if matches!(file, KernelFile::Decode | KernelFile::Merge) {
             let shapes: &[(usize, usize)] = match (file, format.k, format.v) {
                 (KernelFile::Merge, ..) => &[(128, 4), (256, 12)],
@@ -65,12 +82,13 @@ fn check(nvrtc: Nvrtc, arch: Arch) -> String {
                 let spilled = (usage.spill_stores, usage.spill_loads, usage.stack_bytes);
                 assert_eq!(spilled, (0, 0, 0), "{usage:?} {spec:?} {arch}");
                 table += &format!(
-                    "{:<8}{:<23}{:<15}{head_dim:>8}{group:>6} {:<5}{:>9}\n",
+                    "{:<8}{:<23}{:<15}{head_dim:>8}{group:>6} {:<5}{:>9} {}\n",
                     arch.to_string(),
                     usage.kernel,
                     format.to_string(),
                     spec.io.to_string(),
                     usage.registers,
+                    spec.terms,
                 );
             }
         }

@@ -13,7 +13,7 @@ use crate::{
         driver::Driver,
         nvrtc::{KernelUsage, Nvrtc},
     },
-    device::kernels::{KernelFile, Specialisation},
+    device::kernels::{KernelFile, Specialisation, Terms},
     format::{LayoutError, PageFormat, PageLayout, SlotFormat},
 };
 
@@ -32,6 +32,8 @@ pub struct ReportShape {
     pub page_slots: usize,
     /// How queries and outputs are stored.
     pub io: SlotFormat,
+    /// What layers do beside plain attention.
+    pub terms: Terms,
 }
 
 impl Default for ReportShape {
@@ -43,6 +45,7 @@ impl Default for ReportShape {
             group: 4,
             page_slots: 16,
             io: SlotFormat::F16,
+            terms: Terms::NONE,
         }
     }
 }
@@ -137,8 +140,8 @@ pub fn kernels_report(
     for &format in &shape.formats {
         let bytes = PageLayout::page_bytes_for(format, shape.head_dim, shape.page_slots)?;
         let layout = PageLayout::new(format, shape.head_dim, bytes)?;
-        let specialisation =
-            Specialisation { io: shape.io, ..Specialisation::new(layout, shape.group) };
+        let plain = Specialisation::new(layout, shape.group);
+        let specialisation = Specialisation { io: shape.io, terms: shape.terms, ..plain };
         work.extend(KernelFile::ALL.iter().map(|&file| (file, specialisation)));
     }
     let compile = |&(file, specialisation): &(KernelFile, Specialisation)| {

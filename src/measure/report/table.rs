@@ -26,8 +26,14 @@ impl fmt::Display for KernelsReport {
         let shape = &self.shape;
         writeln!(
             f,
-            "kernels for {}, NVRTC {}: head_dim {}, group {}, {} slots a page, {} queries",
-            self.arch, self.nvrtc, shape.head_dim, shape.group, shape.page_slots, shape.io
+            "kernels for {}, NVRTC {}: head_dim {}, group {}, {} slots a page, {} queries, {}",
+            self.arch,
+            self.nvrtc,
+            shape.head_dim,
+            shape.group,
+            shape.page_slots,
+            shape.io,
+            shape.terms
         )?;
         let width = |text: fn(&KernelReport) -> String, title: &str| {
             self.kernels.iter().map(|k| text(k).len()).max().unwrap_or(0).max(title.len())
