@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{error::CliError, given::Given};
+use super::{error::CliError, given::Given, place::Place};
 use crate::{
     base::{CacheShape, Channels},
     cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap},
@@ -27,6 +27,9 @@ pub(super) struct ModelArgs {
     /// of such a name is ./NAME.
     #[arg(long, value_name = "PATH|NAME")]
     pub model: Option<PathBuf>,
+    /// Where the model and its cache are: cpu, cuda or cuda:N (in builds with the feature `cuda`).
+    #[arg(long, default_value_t)]
+    pub device: Place,
 }
 
 /// How pages look.

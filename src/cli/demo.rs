@@ -15,9 +15,10 @@ use super::{
     given::Given,
     input::read_text,
     output::{Input, Results},
+    place::with_model,
     setup::Loaded,
 };
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Runner};
 
 /// The repository's own documents: what the demo reads when nothing else is given.
 const DOCUMENTS: [&str; 5] = [
@@ -41,17 +42,26 @@ impl Demo {
             None => DOCUMENTS.concat(),
         };
         let start = Instant::now();
-        let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_plain_prompt(&text)?;
+        with_model!(self.model, |loaded| self.show(&loaded, &text, start, &results))
+    }
+
+    fn show<R: Runner>(
+        &self,
+        loaded: &Loaded<R>,
+        text: &str,
+        start: Instant,
+        results: &Results,
+    ) -> Result<(), CliError> {
+        let tokens = loaded.tokenizer.encode_plain_prompt(text)?;
         if tokens.is_empty() {
             return Err(EngineError::EmptyRequest.into());
         }
         let following = tokens.len().saturating_sub(self.context.saturating_add(1));
         let further = following.min(self.following).max(self.generate);
         loaded.model.config().check_context(self.context.saturating_add(further))?;
-        let comparison = self.prepare_serving(&loaded, &tokens)?;
-        results.print(self.introduction(&loaded))?;
-        let rates = self.compare_rates(&loaded, &tokens)?;
+        let comparison = self.prepare_serving(loaded, &tokens)?;
+        results.print(self.introduction(loaded))?;
+        let rates = self.compare_rates(loaded, &tokens)?;
         results.print(rates.table())?;
         let serving = comparison.run()?;
         results.print(serving.table())?;
@@ -68,7 +78,7 @@ impl Demo {
         results.write_json(&outcome)
     }
 
-    fn introduction(&self, loaded: &Loaded) -> String {
+    fn introduction<R: Runner>(&self, loaded: &Loaded<R>) -> String {
         let shape = loaded.model.shape();
         let (heads, channels) = (shape.heads() / shape.layers(), shape.layer(0).k_dim());
         format!(

@@ -4,19 +4,18 @@ use std::{io, path::PathBuf, sync::Arc};
 
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use crate::cuda::{CudaError, nvrtc::ObtainError};
+#[cfg(feature = "measure")]
+use crate::measure::{
+    bench::BenchError, report::ReportError as KernelsReportError, serving::ServingError,
+};
 use crate::{
     cache::CacheError,
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
     evict::EvictError,
     fetch::FetchError,
     report::ReportError,
-};
-#[cfg(feature = "measure")]
-use crate::{
-    cuda::{CudaError, nvrtc::ObtainError},
-    measure::{
-        bench::BenchError, report::ReportError as KernelsReportError, serving::ServingError,
-    },
 };
 
 /// One line for the user. Exit code 2.
@@ -41,14 +40,18 @@ pub(super) enum CliError {
     Evict(#[from] EvictError),
     #[error(transparent)]
     Report(#[from] ReportError),
-    #[cfg(feature = "measure")]
+    /// A device asked of a build that knows none.
+    #[cfg(not(feature = "cuda"))]
+    #[error("--device {0}: this build has no CUDA; build it with `--features cuda`")]
+    NoCuda(String),
+    #[cfg(feature = "cuda")]
     #[error(transparent)]
     Nvrtc(#[from] ObtainError),
     // The compiler's log has lines of its own.
     #[cfg(feature = "measure")]
     #[error("{}", one_line(.0))]
     Kernels(#[from] KernelsReportError),
-    #[cfg(feature = "measure")]
+    #[cfg(feature = "cuda")]
     #[error(transparent)]
     Cuda(#[from] CudaError),
     #[cfg(feature = "measure")]

@@ -11,15 +11,28 @@ use super::{
     given::Given,
     input::{read_stdin, read_text},
     output::{Input, Results},
+    place::with_model,
+    setup::Loaded,
 };
 use crate::{
-    cache::{Capacity, KvCache},
+    cache::Capacity,
     engine::{
-        EngineError, Sampler, Strategy,
-        serve::{Completion, Finish, Request, Scheduler, ServeOptions, ServeStats, StopStrings},
+        EngineError, Runner, Sampler, Strategy,
+        serve::{
+            Completion, CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats,
+            StopStrings,
+        },
     },
     report::{Bytes, MemoryReport},
 };
+
+/// What is asked, once it is known to be sound.
+struct Asked {
+    text: String,
+    compression: Option<CompressionPlan>,
+    strategy: Strategy,
+    stop_strings: StopStrings,
+}
 
 /// Generate text from a prompt, through pages that are evicted head by head.
 #[derive(Args)]
@@ -96,7 +109,17 @@ impl Generate {
         let strategy = self.strategy(given)?;
         let stop_strings = self.stop_strings(given)?;
         let text = self.text()?;
-        let loaded = self.model.load()?;
+        let asked = Asked { text, compression, strategy, stop_strings };
+        with_model!(self.model, |loaded| self.answer(&loaded, asked, &results))
+    }
+
+    fn answer<R: Runner>(
+        &self,
+        loaded: &Loaded<R>,
+        asked: Asked,
+        results: &Results,
+    ) -> Result<(), CliError> {
+        let Asked { text, compression, strategy, stop_strings } = asked;
         let prompt = match self.control_tokens {
             true => loaded.tokenizer.encode_prompt(&text)?,
             false => loaded.tokenizer.encode_plain_prompt(&text)?,
@@ -110,7 +133,7 @@ impl Generate {
                 Capacity::Tokens(tokens.clamp(1, loaded.model.config().context))
             }
         };
-        let cache = KvCache::new(&self.pages.config(loaded.model.shape(), capacity))?;
+        let cache = loaded.model.cache(&self.pages.config(loaded.model.shape(), capacity))?;
         let options = ServeOptions { chunk: self.chunk, compression, ..ServeOptions::default() };
         let scheduler = Scheduler::new(&loaded.model, cache, options)?;
         let mut scheduler = scheduler.with_tokenizer(&loaded.tokenizer);

@@ -20,6 +20,7 @@ mod interrupt;
 #[cfg(feature = "measure")]
 mod kernels;
 mod output;
+mod place;
 mod progress;
 mod setup;
 mod table;

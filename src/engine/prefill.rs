@@ -5,7 +5,7 @@ use std::{collections::VecDeque, ops::Range};
 use super::{
     error::EngineError,
     kv::{LogitRows, Logits, Span},
-    model::Model,
+    runner::Runner,
 };
 use crate::cache::{KvCache, KvSequence};
 
@@ -34,9 +34,9 @@ fn bound(tokens: usize, i: usize, count: usize) -> usize {
 ///
 /// # Errors
 /// [`EngineError::OutOfRange`] for a chunk of no token; what the cache, the model or `each` refuses.
-pub fn feed(
-    model: &Model,
-    cache: &KvCache,
+pub fn feed<R: Runner>(
+    model: &R,
+    cache: &KvCache<R::Memory>,
     sequence: &mut KvSequence,
     tokens: &[u32],
     chunk: usize,
@@ -50,7 +50,7 @@ pub fn feed(
         let position = sequence.tokens();
         let span = Span { tokens: &tokens[range.clone()], position, logits };
         let mut step = cache.step([(&mut *sequence, range.len())])?;
-        let rows = model.forward(&[span], &mut step)?;
+        let rows = model.run(&[span], &mut step)?;
         step.commit()?;
         each(range, rows)?;
     }

@@ -8,7 +8,10 @@ use super::flags::Demo;
 use crate::{
     cache::{Capacity, KvSequence},
     cli::{error::CliError, progress, setup::Loaded, table::table},
-    engine::eval::{Continuation, Quality},
+    engine::{
+        Runner,
+        eval::{Continuation, Quality},
+    },
     evict::scorer::ScorerKind,
     report::{Bytes, MemoryReport},
 };
@@ -39,7 +42,11 @@ pub(super) struct Rate {
 }
 
 impl Demo {
-    pub(super) fn compare_rates(&self, loaded: &Loaded, tokens: &[u32]) -> Result<Rates, CliError> {
+    pub(super) fn compare_rates<R: Runner>(
+        &self,
+        loaded: &Loaded<R>,
+        tokens: &[u32],
+    ) -> Result<Rates, CliError> {
         let longest = self.context.saturating_add(self.generate);
         let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(longest));
         let context = self.context.saturating_add(1);

@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::flags::Demo;
 use crate::{
-    cache::{Capacity, KvCache},
+    cache::Capacity,
     cli::{error::CliError, progress, setup::Loaded, table::table},
     engine::{
-        EngineError, Strategy,
+        EngineError, Runner, Strategy,
         serve::{
             CompressionPlan, Finish, Request, Scheduler, ServeOptions, ServeStats, StopStrings,
         },
@@ -44,19 +44,19 @@ pub(super) struct Run {
 }
 
 /// The same requests, waiting for two caches of the same memory.
-pub(super) struct Comparison<'a> {
+pub(super) struct Comparison<'a, R: Runner> {
     demo: &'a Demo,
-    plain: Scheduler<'a>,
-    compressed: Scheduler<'a>,
+    plain: Scheduler<'a, R>,
+    compressed: Scheduler<'a, R>,
 }
 
 impl Demo {
     /// Submits everything, so that what cannot be served is refused before anything runs.
-    pub(super) fn prepare_serving<'a>(
+    pub(super) fn prepare_serving<'a, R: Runner>(
         &'a self,
-        loaded: &'a Loaded,
+        loaded: &'a Loaded<R>,
         tokens: &[u32],
-    ) -> Result<Comparison<'a>, CliError> {
+    ) -> Result<Comparison<'a, R>, CliError> {
         if tokens.len() < self.request_tokens {
             let (found, needed) = (tokens.len(), self.request_tokens);
             return Err(EngineError::TextTooShort { found, needed }.into());
@@ -73,12 +73,12 @@ impl Demo {
         })
     }
 
-    fn scheduler<'a>(
+    fn scheduler<'a, R: Runner>(
         &self,
-        loaded: &'a Loaded,
+        loaded: &'a Loaded<R>,
         tokens: &[u32],
         compression: Option<CompressionPlan>,
-    ) -> Result<Scheduler<'a>, CliError> {
+    ) -> Result<Scheduler<'a, R>, CliError> {
         let (model, spare) = (&loaded.model, tokens.len() - self.request_tokens);
         // A request longer than the context is refused below; until then it is no size of memory.
         let tokens_each = self.request_tokens.saturating_add(self.request_generate);
@@ -86,7 +86,7 @@ impl Demo {
         // Memory for two requests at full length, and a little room to grow.
         let room = tokens_each.saturating_mul(2).saturating_add(tokens_each / 4);
         let capacity = Capacity::Tokens(room);
-        let cache = KvCache::new(&self.pages.config(model.shape(), capacity))?;
+        let cache = model.cache(&self.pages.config(model.shape(), capacity))?;
         let options = ServeOptions { compression, ..ServeOptions::default() };
         let mut scheduler = Scheduler::new(model, cache, options)?;
         for request in 0..self.requests {
@@ -109,7 +109,7 @@ impl Demo {
     }
 }
 
-impl Comparison<'_> {
+impl<R: Runner> Comparison<'_, R> {
     /// Serves them all, first without compression, then with.
     pub fn run(self) -> Result<Serving, CliError> {
         let Self { demo, plain, compressed } = self;
@@ -129,7 +129,11 @@ impl Comparison<'_> {
 }
 
 impl Demo {
-    fn serve(&self, name: &str, mut scheduler: Scheduler<'_>) -> Result<Run, CliError> {
+    fn serve<R: Runner>(
+        &self,
+        name: &str,
+        mut scheduler: Scheduler<'_, R>,
+    ) -> Result<Run, CliError> {
         let tokens = self.requests.saturating_mul(self.request_generate);
         let bar = progress::bar(name, "tokens", tokens);
         let start = Instant::now();

@@ -13,11 +13,13 @@ use crate::{
         given::Given,
         input::read_text,
         output::{Input, Results},
+        place::with_model,
         progress,
+        setup::Loaded,
         table::table,
     },
     engine::{
-        EngineError,
+        EngineError, Runner,
         eval::{self, Quality, QualitySum},
     },
     evict::{Budget, scorer::ScorerKind},
@@ -106,8 +108,17 @@ impl Continuation {
         self.protect.all_used(given, &self.policies, &self.ratios)?;
         let ways = self.ways()?;
         let text = read_text(&self.text)?;
-        let loaded = self.model.load()?;
-        let tokens = loaded.tokenizer.encode_plain(&text)?;
+        with_model!(self.model, |loaded| self.measure(&loaded, &text, &ways, &results))
+    }
+
+    fn measure<R: Runner>(
+        &self,
+        loaded: &Loaded<R>,
+        text: &str,
+        ways: &[Way],
+        results: &Results,
+    ) -> Result<(), CliError> {
+        let tokens = loaded.tokenizer.encode_plain(text)?;
         // Where the model wants it, every window begins with a BOS, which is one of its tokens.
         let begin = loaded.tokenizer.begin();
         // The last token fed needs one more to predict.

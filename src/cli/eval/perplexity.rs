@@ -12,9 +12,14 @@ use crate::{
         error::CliError,
         input::{first_chars, read_text},
         output::{Input, Results},
+        place::with_model,
         progress,
+        setup::Loaded,
     },
-    engine::eval::{PerplexityOptions, PerplexityResult, perplexity},
+    engine::{
+        Runner,
+        eval::{PerplexityOptions, PerplexityResult, perplexity},
+    },
     report::Bytes,
 };
 
@@ -71,7 +76,15 @@ impl Perplexity {
         }
         let text = read_text(&self.text)?;
         let text = self.chars.map_or(text.as_str(), |chars| first_chars(&text, chars));
-        let loaded = self.model.load()?;
+        with_model!(self.model, |loaded| self.measure(&loaded, text, &results))
+    }
+
+    fn measure<R: Runner>(
+        &self,
+        loaded: &Loaded<R>,
+        text: &str,
+        results: &Results,
+    ) -> Result<(), CliError> {
         let tokens = loaded.tokenizer.encode_plain(text)?;
         let options = PerplexityOptions {
             context: self.context,

@@ -17,14 +17,15 @@ use crate::{
         likelihood::{PerplexityError, log_softmax},
         model::Model,
         prefill,
+        runner::Runner,
     },
     evict::Scorer,
 };
 
 /// A prefilled context and what the full cache predicts after it.
-pub struct Continuation<'m> {
-    model: &'m Model,
-    cache: KvCache,
+pub struct Continuation<'m, R: Runner = Model> {
+    model: &'m R,
+    cache: KvCache<R::Memory>,
     context: KvSequence,
     following: Vec<u32>,
     chunk: usize,
@@ -59,7 +60,7 @@ pub struct QualitySum {
     windows: usize,
 }
 
-impl<'m> Continuation<'m> {
+impl<'m, R: Runner> Continuation<'m, R> {
     /// Prefills `tokens[..context]` and predicts after each token of `tokens[context..]` but the last,
     /// which is only a target. `scorer` observes the prefill; others read the pages. Where the capacity
     /// of `config` is in tokens, a fork may [generate](Self::generate) up to so many positions.
@@ -67,7 +68,7 @@ impl<'m> Continuation<'m> {
     /// # Errors
     /// Before anything runs: counts of nothing, too few tokens, more positions than the model has.
     pub fn new(
-        model: &'m Model,
+        model: &'m R,
         config: &CacheConfig,
         tokens: &[u32],
         context: usize,
@@ -89,7 +90,7 @@ impl<'m> Continuation<'m> {
         // full continuation and one fork are the most that live at once.
         let room = positions.saturating_add(config.block_tokens).saturating_mul(2);
         let capacity = Capacity::Tokens(room);
-        let cache = KvCache::new(&CacheConfig { capacity, ..config.clone() })?;
+        let cache = model.cache(&CacheConfig { capacity, ..config.clone() })?;
         let mut sequence = cache.sequence();
         sequence.observe(scorer);
         let (prompt, following) = tokens.split_at(context);
@@ -120,7 +121,7 @@ impl<'m> Continuation<'m> {
     }
 
     /// The cache that the context is in.
-    pub fn cache(&self) -> &KvCache {
+    pub fn cache(&self) -> &KvCache<R::Memory> {
         &self.cache
     }
 
@@ -237,7 +238,7 @@ impl QualitySum {
     }
 }
 
-impl std::fmt::Debug for Continuation<'_> {
+impl<R: Runner> std::fmt::Debug for Continuation<'_, R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Continuation")
             .field("context", &self.context)

@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use crate::{
-    cache::{CacheConfig, Capacity, KvCache},
-    engine::{error::EngineError, kv::Logits, likelihood::NllSum, model::Model, prefill},
+    cache::{CacheConfig, Capacity},
+    engine::{error::EngineError, kv::Logits, likelihood::NllSum, prefill, runner::Runner},
 };
 
 /// What to measure.
@@ -56,8 +56,8 @@ impl PerplexityOptions {
 /// token less), each on an empty cache: every token but the first of a window is predicted from those
 /// before it. `progress` is told
 /// the tokens done.
-pub fn perplexity(
-    model: &Model,
+pub fn perplexity<R: Runner>(
+    model: &R,
     tokens: &[u32],
     options: &PerplexityOptions,
     mut progress: impl FnMut(usize),
@@ -77,7 +77,7 @@ pub fn perplexity(
     }
     model.config().check_context(context)?;
     let config = CacheConfig { capacity: Capacity::Tokens(context), ..options.cache.clone() };
-    let cache = KvCache::new(&config)?;
+    let cache = model.cache(&config)?;
     let mut sum = NllSum::default();
     let (mut windows, mut pages) = (0, 0);
     for text in tokens.chunks_exact(stride).take(options.windows) {

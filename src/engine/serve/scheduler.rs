@@ -19,6 +19,7 @@ use crate::{
         error::EngineError,
         kv::{LogitRows, Logits, Span},
         model::Model,
+        runner::Runner,
         tokenizer::Tokenizer,
     },
     plan::{Admission, PlanError},
@@ -44,11 +45,10 @@ pub struct ServeStats {
 }
 
 /// Runs any number of requests over one cache.
-#[derive(Debug)]
-pub struct Scheduler<'m> {
-    model: &'m Model,
+pub struct Scheduler<'m, R: Runner = Model> {
+    model: &'m R,
     tokenizer: Option<&'m Tokenizer>,
-    cache: KvCache,
+    cache: KvCache<R::Memory>,
     options: ServeOptions,
     waiting: VecDeque<Job>,
     /// In the order of their admission.
@@ -59,14 +59,14 @@ pub struct Scheduler<'m> {
     stats: ServeStats,
 }
 
-impl<'m> Scheduler<'m> {
+impl<'m, R: Runner> Scheduler<'m, R> {
     /// A scheduler of `model` over `cache`, which has the model's shape.
     ///
     /// # Errors
     /// A cache of another shape; those of [`ServeOptions::check`].
     pub fn new(
-        model: &'m Model,
-        cache: KvCache,
+        model: &'m R,
+        cache: KvCache<R::Memory>,
         options: ServeOptions,
     ) -> Result<Self, EngineError> {
         let (cache_shape, model_shape) = (cache.shape(), model.shape());
@@ -149,7 +149,7 @@ impl<'m> Scheduler<'m> {
     }
 
     /// The cache.
-    pub fn cache(&self) -> &KvCache {
+    pub fn cache(&self) -> &KvCache<R::Memory> {
         &self.cache
     }
 
@@ -257,7 +257,7 @@ impl<'m> Scheduler<'m> {
             sequences.push((sequence, tokens));
         }
         let mut step = self.cache.step(sequences)?;
-        let rows = self.model.forward(&spans, &mut step)?;
+        let rows = self.model.run(&spans, &mut step)?;
         match keep {
             Keep::Tokens => step.commit()?,
             Keep::Nothing => drop(step),
@@ -341,4 +341,14 @@ enum Keep {
     Tokens,
     /// Nothing: it was a trial.
     Nothing,
+}
+
+impl<R: Runner> std::fmt::Debug for Scheduler<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler")
+            .field("waiting", &self.waiting.len())
+            .field("running", &self.running.len())
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
+    }
 }

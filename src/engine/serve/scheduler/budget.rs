@@ -3,11 +3,11 @@
 use super::Scheduler;
 use crate::{
     cache::{CacheError, Compression},
-    engine::{error::EngineError, serve::job::Job},
+    engine::{error::EngineError, runner::Runner, serve::job::Job},
     evict::{Budget, EvictError, HeadExtent},
 };
 
-impl Scheduler<'_> {
+impl<R: Runner> Scheduler<'_, R> {
     /// Refuses a budget that a request of `needed` tokens would come to fail by, and a ratio that no
     /// request is long enough for.
     pub(super) fn check_budget(&self, needed: usize) -> Result<(), EngineError> {

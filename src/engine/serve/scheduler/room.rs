@@ -7,6 +7,7 @@ use crate::{
     cache::{CacheError, Compression},
     engine::{
         error::EngineError,
+        runner::Runner,
         serve::{
             job::Job,
             request::{Finish, Progress},
@@ -16,7 +17,7 @@ use crate::{
     plan::{Admission, PlanError, PoolError},
 };
 
-impl Scheduler<'_> {
+impl<R: Runner> Scheduler<'_, R> {
     /// Starts waiting jobs, oldest first, as long as their pages fit beside the watermark. One that has
     /// outgrown the pool since it was submitted fails.
     pub(super) fn admit(&mut self, progress: &mut Progress) {
