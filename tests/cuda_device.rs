@@ -248,3 +248,84 @@ fn a_models_logits_are_the_hosts() {
         }
     }
 }
+
+/// A real model's logits on the device against the host's: mean divergence, and perplexity. Reads the GGUF file
+/// `HEADWISE_MODEL` and the text `HEADWISE_TEXT`; says so where they are not given.
+#[cfg(feature = "engine")]
+#[test]
+fn a_real_models_logits_are_the_hosts() {
+    use headwise::{
+        cache::CacheConfig,
+        cuda::{
+            Element,
+            cublas::{CuBlas, Gemm},
+        },
+        engine::{
+            GgufFile, Logits, Model, Runner, Tokenizer,
+            cuda::{DeviceModel, DeviceSetup, OnDevice},
+            log_softmax, prefill,
+        },
+    };
+    let Some(context) = context() else { return };
+    let Some(kernels) = kernels(&context) else { return };
+    let named = |name| std::env::var_os(name).map(std::path::PathBuf::from);
+    let (Some(model), Some(text)) = (named("HEADWISE_MODEL"), named("HEADWISE_TEXT")) else {
+        skipped::skipped("this test needs HEADWISE_MODEL, a GGUF file, and HEADWISE_TEXT");
+        return;
+    };
+    let gemm: Box<dyn Gemm + Send> = match CuBlas::open(&context) {
+        Ok(gemm) => Box::new(gemm),
+        Err(error) => {
+            skipped::skipped(error);
+            return;
+        }
+    };
+    let file = GgufFile::open(&model).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&file).unwrap();
+    let text = std::fs::read_to_string(text).unwrap();
+    let text: String = text.chars().take(8_000).collect();
+    let tokens = tokenizer.encode_plain(&text).unwrap();
+    let tokens = &tokens[..tokens.len().min(1024)];
+    let host = Model::load(&file).unwrap();
+    let config = CacheConfig::new(host.shape().clone(), tokens.len());
+    let mut expected: Vec<Vec<f64>> = Vec::new();
+    let cache = Runner::cache(&host, &config).unwrap();
+    let mut sequence = cache.sequence();
+    let all = Logits::All;
+    prefill::feed(&host, &cache, &mut sequence, tokens, 256, all, |_, rows| {
+        expected.extend(rows.iter().map(|(_, row)| log_softmax(row).unwrap()));
+        Ok(())
+    })
+    .unwrap();
+    let stream = Arc::new(Stream::new(&context).unwrap());
+    let setup = DeviceSetup {
+        kernels: &kernels,
+        gemm,
+        stream,
+        weights: Element::F16,
+        attention: Element::F32,
+        progress: &|_| (),
+    };
+    let device = OnDevice::new(DeviceModel::load(&file, setup).unwrap(), kernels);
+    let cache = device.cache(&config).unwrap();
+    let mut sequence = cache.sequence();
+    let (mut divergence, mut sums, mut count) = (0.0, [0.0; 2], 0);
+    prefill::feed(&device, &cache, &mut sequence, tokens, 256, all, |range, rows| {
+        for (position, (_, row)) in range.zip(rows.iter()) {
+            let (want, got) = (&expected[position], log_softmax(row).unwrap());
+            divergence += want.iter().zip(&got).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            if let Some(&next) = tokens.get(position + 1) {
+                sums[0] -= want[next as usize];
+                sums[1] -= got[next as usize];
+            }
+            count += 1;
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(count, tokens.len());
+    let [host, device] = sums.map(|sum| (sum / (count - 1) as f64).exp());
+    let (divergence, change) = (divergence / count as f64, device / host - 1.0);
+    println!("KL {divergence:.2e}, perplexity {host:.4} on the host, {device:.4} on the device");
+    assert!(divergence <= 1e-3 && change.abs() <= 1e-3, "KL {divergence}, perplexity {change:+}");
+}
