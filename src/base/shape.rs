@@ -175,11 +175,11 @@ mod tests {
         let shape = CacheShape::from_layers(layers).unwrap();
         assert_eq!((shape.layers(), shape.heads(), shape.alike()), (3, 7, None));
         let channels: Vec<usize> = shape.layer_of_heads().map(LayerShape::k_dim).collect();
-        for head in 0..7 {
+        for (head, channels) in channels.into_iter().enumerate() {
             let (layer, kv_head) = shape.locate(head);
             assert_eq!(shape.head_index(layer, kv_head), head);
             assert!(shape.layer_heads(layer).contains(&head));
-            assert_eq!(channels[head], shape.layer(layer).k_dim());
+            assert_eq!(channels, shape.layer(layer).k_dim());
         }
     }
 

@@ -145,9 +145,9 @@ impl DeviceMemory {
             let plain = Specialisation::new(layout, layer.group());
             let specialisation = Specialisation { io: format(k.element()), ..plain };
             // A row for each token and head of the launch: where it goes.
-            let launches =
-                if dense { vec![0..heads] } else { (0..heads).map(|h| h..h + 1).collect() };
-            for of_heads in launches {
+            let each = if dense { heads } else { 1 };
+            for first_head in (0..heads).step_by(each) {
+                let of_heads = first_head..first_head + each;
                 let mut slots = Vec::with_capacity(tokens * of_heads.len());
                 for member in work.members {
                     for token in 0..member.tokens {

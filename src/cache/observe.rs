@@ -53,6 +53,9 @@ pub(super) struct Buffers {
     keys: Vec<f32>,
 }
 
+/// Decodes the keys of a table.
+pub(super) type ReadKeys<'a> = dyn Fn(TablePages<'_>, &mut [f32]) -> Result<(), CacheError> + 'a;
+
 /// The attention that one sequence paid in one layer, and where its keys are.
 pub(super) struct Observed<'a> {
     pub layer: &'a LayerShape,
@@ -66,7 +69,7 @@ pub(super) struct Observed<'a> {
     pub span: usize,
     pub scores: &'a SlotScores,
     /// Decodes the keys of a table.
-    pub read_keys: &'a dyn Fn(TablePages<'_>, &mut [f32]) -> Result<(), CacheError>,
+    pub read_keys: &'a ReadKeys<'a>,
     pub layouts: &'a HeadLayouts,
 }
 

@@ -5,12 +5,9 @@ use std::ops::Range;
 use super::{
     error::CacheError,
     memory::{LayerWork, MemberWork},
-    observe::{Buffers, Noted, Observed, Wish},
+    observe::{Buffers, Noted, Observed, ReadKeys, Wish},
 };
-use crate::{
-    attend::{Head, Reduce, SlotScores, Span},
-    store::TablePages,
-};
+use crate::attend::{Head, Reduce, SlotScores, Span};
 
 /// Members that are attended to together.
 pub(super) struct Run<'a> {
@@ -46,7 +43,7 @@ impl Runs {
     pub fn attend(
         &mut self,
         work: &LayerWork<'_>,
-        read_keys: &dyn Fn(TablePages<'_>, &mut [f32]) -> Result<(), CacheError>,
+        read_keys: &ReadKeys<'_>,
         attend: &mut dyn FnMut(Run<'_>) -> Result<(), CacheError>,
     ) -> Result<Vec<Noted>, CacheError> {
         let (layer, members) = (work.layer, work.members);

@@ -205,10 +205,10 @@ fn shares_that_disagree_on_a_partial_page_count_its_fullest_view() {
 #[test]
 fn sequences_left_out_are_unlisted_and_foreign_ones_refused() {
     let uniform = || FormatMap::uniform(PageFormat::default());
-    let mut small = cache(shape(), 8, uniform(), 10);
-    let mut large = cache(shape(), 8, uniform(), 100);
+    let small = cache(shape(), 8, uniform(), 10);
+    let large = cache(shape(), 8, uniform(), 100);
     let mut sequence = large.sequence();
-    append(&mut large, &mut sequence, 20).unwrap();
+    append(&large, &mut sequence, 20).unwrap();
     let report = MemoryReport::of(&large, []).unwrap();
     assert_eq!(report.unlisted_pages, 18);
     let empty = CompressionRates { theoretical: None, physical: None, ratio: None };
@@ -219,13 +219,13 @@ fn sequences_left_out_are_unlisted_and_foreign_ones_refused() {
     assert_eq!(MemoryReport::of(&other, [&sequence]).unwrap_err(), foreign);
     // Within the pool's ids, but the pool holds nothing.
     let mut first = small.sequence();
-    append(&mut small, &mut first, 1).unwrap();
+    append(&small, &mut first, 1).unwrap();
     let twin = cache(shape(), 8, uniform(), 10);
     assert_eq!(MemoryReport::of(&twin, [&first]).unwrap_err(), foreign);
     // Within the pool's ids, and the pool holds as many pages.
-    let mut twin = twin;
+    let twin = twin;
     let mut second = twin.sequence();
-    append(&mut twin, &mut second, 1).unwrap();
+    append(&twin, &mut second, 1).unwrap();
     assert_eq!(MemoryReport::of(&twin, [&first]).unwrap_err(), foreign);
     let twice = CacheError::Plan(PlanError::ListedTwice);
     assert_eq!(MemoryReport::of(&twin, [&second, &second]).unwrap_err(), twice);

@@ -54,17 +54,10 @@ impl Backend for Device<'_> {
 
     fn tolerance(&self, layer: &LayerShape, formats: &[PageFormat]) -> f32 {
         // Prefill rounds queries, and so each logit in proportion to its size. Over the few slots of a window
-        // little of that averages out, and where scores are scaled up there is more of it.
-        let steep = layer.scale() * (layer.k_dim() as f32).sqrt() > 4.0;
+        // little of that averages out; where scores are scaled up there is as much more of it.
         let sharp = layer.window().is_some() || layer.softcap().is_some();
-        tolerance(formats)
-            * if steep {
-                6.0
-            } else if sharp {
-                2.0
-            } else {
-                1.0
-            }
+        let steep = layer.scale() * (layer.k_dim() as f32).sqrt();
+        tolerance(formats) * (steep / 2.0).max(if sharp { 2.0 } else { 1.0 })
     }
 
     fn effort(&self) -> Effort {

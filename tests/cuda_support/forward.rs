@@ -272,7 +272,7 @@ pub fn forward_through_pages(
     let got = steps(
         |spans, members| {
             let [a, b] = &mut sequences;
-            let mut held = vec![Some(a), Some(b)];
+            let mut held = [Some(a), Some(b)];
             let members = members
                 .iter()
                 .map(|&(id, tokens)| (held[usize::from(id == ids[1])].take().unwrap(), tokens));

@@ -48,7 +48,7 @@ fn contiguous(model: &Model, prompt: &[u32], tokens: usize) -> (Vec<u32>, Vec<Ve
 /// The same through pages.
 fn paged(
     model: &Model,
-    mut cache: KvCache,
+    cache: KvCache,
     prompt: &[u32],
     tokens: usize,
 ) -> (Vec<u32>, Vec<Vec<f32>>) {
@@ -57,7 +57,7 @@ fn paged(
     let mut logits: Vec<Vec<f32>> = Vec::new();
     while logits.len() < tokens {
         let new = fed[sequence.tokens()..].to_vec();
-        prefill::feed(model, &mut cache, &mut sequence, &new, 100, Logits::Last, |_, rows| {
+        prefill::feed(model, &cache, &mut sequence, &new, 100, Logits::Last, |_, rows| {
             logits.extend(rows.last_of(0).map(<[f32]>::to_vec));
             Ok(())
         })
@@ -100,7 +100,7 @@ fn f32_pages_generate_what_a_contiguous_cache_generates_on_the_real_model() {
 #[test]
 fn a_sequence_evicted_between_chunks_never_holds_more_than_its_budget_and_a_chunk() {
     let (_folder, model) = tiny();
-    let mut cache = cache(&model, PageFormat::default(), 256);
+    let cache = cache(&model, PageFormat::default(), 256);
     let tokens: Vec<u32> = (0..240).map(|i| (i * 7919 + 5) % 300).collect();
     let scorer: Arc<dyn headwise::evict::Scorer> = Arc::from(ScorerKind::KvCompress.build());
     let mut sequence = cache.sequence();
@@ -112,7 +112,7 @@ fn a_sequence_evicted_between_chunks_never_holds_more_than_its_budget_and_a_chun
         budget: Budget::Pages(budget),
     };
     for part in tokens.chunks(chunk) {
-        prefill::feed(&model, &mut cache, &mut sequence, part, chunk, Logits::None, |_, _| Ok(()))
+        prefill::feed(&model, &cache, &mut sequence, part, chunk, Logits::None, |_, _| Ok(()))
             .unwrap();
         let held = cache.stats().held;
         assert!(held <= budget + cache.table_plan().pages_for(chunk), "{held}");

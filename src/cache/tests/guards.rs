@@ -12,10 +12,10 @@ use crate::plan::{Admission, AuditError};
 #[test]
 fn every_verb_refuses_a_sequence_of_another_cache() {
     let mut model = Model::new(3);
-    let mut theirs = cache(&model, mixed(), 300);
-    let mut ours = cache(&model, mixed(), 300);
-    let (mut foreign, _) = prefilled(&mut model, &mut theirs, &[9], ScorerKind::KvCompress);
-    let (mut own, _) = prefilled(&mut model, &mut ours, &[9], ScorerKind::KvCompress);
+    let theirs = cache(&model, mixed(), 300);
+    let ours = cache(&model, mixed(), 300);
+    let (mut foreign, _) = prefilled(&mut model, &theirs, &[9], ScorerKind::KvCompress);
+    let (mut own, _) = prefilled(&mut model, &ours, &[9], ScorerKind::KvCompress);
     let before = (ours.stats(), theirs.stats());
     let refused = CacheError::Plan(PlanError::ForeignSequence);
     for tokens in [0, 1] {
