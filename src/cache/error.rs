@@ -114,10 +114,6 @@ pub enum CacheError {
     /// A shape with something that this memory's attention does not compute.
     #[error("this memory's attention has no {0}")]
     Unsupported(&'static str),
-    /// A step within another step's attention: a job of the same rayon pool that steps the same cache, and
-    /// would wait for itself.
-    #[error("a step of this cache was begun inside the attention of another, in the same thread")]
-    Reentered,
     /// A sequence that another step, or another thread, has at the moment.
     #[error("sequence {member} of the step is locked elsewhere")]
     Busy {

@@ -1,6 +1,6 @@
 //! Caches in host memory.
 
-use std::{cell::RefCell, sync::OnceLock};
+use std::sync::OnceLock;
 
 use parking_lot::{MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -22,10 +22,9 @@ use crate::{
 ///
 /// Rows are [`HostRows`] in f32, f16 or bf16, one after another without gaps; attention computes in f32.
 /// The store is behind a lock that a step holds while it appends or attends, not between layers and not
-/// while it asks a scorer. Attention runs on threads that do nothing else, shared by all caches: whoever
-/// holds the lock waits for nobody who may wait for it. A thread of another rayon pool takes up jobs of
-/// that pool while it waits for attention; if one of them changes the same cache, it would wait for itself,
-/// and is refused ([`CacheError::Reentered`]).
+/// while it asks a scorer. Attention runs on threads that do nothing else, shared by all caches, and it is
+/// they who hold the lock meanwhile: a thread of another rayon pool takes up jobs of that pool while it
+/// waits for attention, any of which may change this cache or another.
 #[derive(Debug)]
 pub struct HostMemory {
     store: RwLock<HostStore>,
@@ -43,37 +42,6 @@ struct Scratch {
     wide: [Vec<f32>; 4],
 }
 
-thread_local! {
-    /// The memories that this thread attends in, by address: it would wait for their locks in vain.
-    static ATTENDING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
-}
-
-/// While it lives, this thread attends in a memory.
-struct Attending;
-
-impl Attending {
-    fn begin(memory: &HostMemory) -> Self {
-        ATTENDING.with_borrow_mut(|inside| inside.push(std::ptr::from_ref(memory).addr()));
-        Self
-    }
-
-    /// Refuses a thread that attends in this memory.
-    fn check(memory: &HostMemory) -> Result<(), CacheError> {
-        let address = std::ptr::from_ref(memory).addr();
-        match ATTENDING.with_borrow(|inside| inside.contains(&address)) {
-            true => Err(CacheError::Reentered),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Drop for Attending {
-    fn drop(&mut self) {
-        // Jobs that a thread takes on end before those it waits for.
-        ATTENDING.with_borrow_mut(Vec::pop);
-    }
-}
-
 impl HostMemory {
     pub(super) fn new(pages: usize, page_bytes: usize) -> Result<Self, CacheError> {
         let store = RwLock::new(HostStore::new(pages, page_bytes)?);
@@ -85,33 +53,31 @@ impl HostMemory {
         RwLockReadGuard::map(self.read(), |store| store)
     }
 
-    /// Behind a writer that writes, not behind one that waits: who attends holds this already, and waits
-    /// for others to have it too.
+    /// Behind a writer that writes, not behind one that waits: a thread that attends may take up another
+    /// step's attention while it waits for its helpers, and so have this twice.
     fn read(&self) -> RwLockReadGuard<'_, HostStore> {
         self.store.read_recursive()
     }
 
-    fn write(&self) -> Result<RwLockWriteGuard<'_, HostStore>, CacheError> {
-        Attending::check(self)?;
-        Ok(self.store.write())
+    fn write(&self) -> RwLockWriteGuard<'_, HostStore> {
+        self.store.write()
     }
 
-    /// Attends on the threads for that.
+    /// Attends on the threads for that, which do nothing that waits for a writer.
     fn compute(&self, batch: &Batch<'_>, output: Output<'_>) -> Result<(), CacheError> {
         static THREADS: OnceLock<ThreadPool> = OnceLock::new();
         let threads = THREADS.get_or_init(|| {
             let named = ThreadPoolBuilder::new().thread_name(|i| format!("headwise-attend-{i}"));
             named.build().expect("threads for attention")
         });
-        let store = self.read();
-        let _attending = Attending::begin(self);
-        Ok(threads.install(|| self.attention.attend(&*store, batch, output))?)
+        // The lock is theirs, not this thread's, which may do other work until they are done.
+        Ok(threads.install(|| self.attention.attend(&*self.read(), batch, output))?)
     }
 
     /// Encodes the rows of a layer; returns how many values were saturated.
     fn append(&self, work: &LayerWork<'_>, k: &[f32], v: &[f32]) -> Result<u64, CacheError> {
         let layer = work.layer;
-        let mut store = self.write()?;
+        let mut store = self.write();
         let (mut first_token, mut saturated) = (0, 0);
         for (index, member) in work.members.iter().enumerate() {
             let (count, overflow) = (member.tokens, member.layouts.formats().overflow());
@@ -210,11 +176,11 @@ impl Memory for HostMemory {
         if copies.is_empty() {
             return Ok(());
         }
-        Ok(self.write()?.copy_pages(copies)?)
+        Ok(self.write().copy_pages(copies)?)
     }
 
     fn move_slots(&self, table: TablePages<'_>, moves: &[SlotMove]) -> Result<(), CacheError> {
-        Ok(self.write()?.move_slots(table, moves)?)
+        Ok(self.write().move_slots(table, moves)?)
     }
 
     fn read_keys(&self, table: TablePages<'_>, keys: &mut [f32]) -> Result<(), CacheError> {
@@ -230,7 +196,7 @@ impl Memory for HostMemory {
     }
 
     fn write_pages(&self, pages: &[u32], bytes: &[u8]) -> Result<(), CacheError> {
-        let mut store = self.write()?;
+        let mut store = self.write();
         let size = store.page_bytes();
         pages
             .iter()
@@ -242,7 +208,7 @@ impl Memory for HostMemory {
         if pages.is_empty() {
             return Ok(());
         }
-        Ok(self.write()?.poison(pages)?)
+        Ok(self.write().poison(pages)?)
     }
 
     /// On a host nothing runs behind the caller's back.
