@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CacheError;
 use crate::{
-    base::{CacheShape, LayerShape},
+    base::{CacheShape, Channels, LayerShape, Window},
     format::{Overflow, PageFormat, PageLayout},
     plan::TablePlan,
 };
@@ -59,6 +59,10 @@ pub struct HeadLayouts {
     layouts: Vec<PageLayout>,
     /// For each head its index in `layouts`, which are few.
     of_head: Vec<u16>,
+    /// For each layer its KV heads, their channels and their window.
+    layers: Vec<(usize, Channels, Option<Window>)>,
+    page_bytes: usize,
+    rollback: usize,
     plan: Arc<TablePlan>,
 }
 
@@ -92,16 +96,16 @@ impl HeadLayouts {
         let slots = of_head.iter().map(|&index| layouts[index as usize].slots);
         let windows = shape.layer_of_heads().map(LayerShape::window);
         let plan = Arc::new(TablePlan::new(slots)?.with_windows(windows, rollback)?);
-        Ok(Self { formats: formats.clone(), layouts, of_head, plan })
+        let layers = shape.iter().map(|layer| (layer.kv_heads(), layer.channels(), layer.window()));
+        let layers = layers.collect();
+        Ok(Self { formats: formats.clone(), layouts, of_head, layers, page_bytes, rollback, plan })
     }
 
-    /// Whether these are layouts of a shape's heads in pages of this size.
-    pub(super) fn fit(&self, shape: &CacheShape, page_bytes: usize) -> bool {
-        let of = |(head, layer): (usize, &LayerShape)| {
-            let layout = self.of(head);
-            (layout.channels, layout.page_bytes) == (layer.channels(), page_bytes)
-        };
-        self.of_head.len() == shape.heads() && shape.layer_of_heads().enumerate().all(of)
+    /// Whether tables of these layouts can live where those of `other` do, whatever the formats: pages of
+    /// one size, and layers of the same heads, channels and windows.
+    pub(super) fn fit(&self, other: &Self) -> bool {
+        let fixed = |of: &Self| (of.page_bytes, of.rollback);
+        fixed(self) == fixed(other) && self.layers == other.layers
     }
 
     /// The layout of a head's pages.

@@ -50,13 +50,13 @@ impl fmt::Debug for Staged {
 
 impl<M: Memory> KvCache<M> {
     /// Copies a sequence out of the cache's memory, pages that others share included, and gives its pages
-    /// back. Waits for a device.
+    /// back. Waits for a device. What a forgotten step left is taken back first.
     ///
     /// # Errors
-    /// [`PlanError::OpenGuard`](crate::plan::PlanError::OpenGuard) if a step of it was forgotten; the
-    /// sequence is dropped with whatever error there is.
-    pub fn stage_out(&self, sequence: KvSequence) -> Result<Staged, CacheError> {
+    /// A sequence of another cache, and what a device says; the sequence is dropped then.
+    pub fn stage_out(&self, mut sequence: KvSequence) -> Result<Staged, CacheError> {
         self.check_owner(&sequence)?;
+        sequence.recover()?;
         let tables = sequence.tables.park()?;
         let pages: Vec<u32> =
             sequence.tables.heads().flat_map(|table| table.pages).copied().collect();
@@ -69,10 +69,10 @@ impl<M: Memory> KvCache<M> {
     /// Brings a sequence back, into pages of its own.
     ///
     /// # Errors
-    /// A full pool, and [`CacheError::OtherPages`] for pages of another size or heads of another shape;
-    /// what is staged stays as it is.
+    /// A full pool, and [`CacheError::OtherPages`] for pages of another size, and layers of other heads,
+    /// channels, windows or another margin; what is staged stays as it is.
     pub fn stage_in(&self, staged: &Staged) -> Result<KvSequence, CacheError> {
-        let alike = staged.layouts.fit(self.shape(), self.page_bytes());
+        let alike = staged.layouts.fit(self.layouts());
         if !alike {
             return Err(CacheError::OtherPages { page_bytes: self.page_bytes() });
         }

@@ -76,3 +76,36 @@ fn what_does_not_fit_is_refused_and_stays_staged() {
     assert_eq!(refused, CacheError::Plan(PlanError::ForeignSequence));
     assert_eq!(held(&here, &here.stage_in(&staged).unwrap()).len(), 4);
 }
+
+/// What is kept of a layer depends on its window, and pages that are gone are gone.
+#[test]
+fn layers_of_other_windows_are_refused() {
+    let config = |windows: [Option<usize>; 2], rollback| {
+        let layer = |window: Option<usize>| {
+            let layer = LayerShape::new(2, 6, 64).unwrap();
+            match window {
+                Some(tokens) => layer.windowed(Window::of(tokens)).unwrap(),
+                None => layer,
+            }
+        };
+        let shape = CacheShape::from_layers(windows.map(layer)).unwrap();
+        CacheConfig { block_tokens: 4, rollback, ..CacheConfig::new(shape, 100) }
+    };
+    let all = [
+        config([None, None], 0),
+        config([None, Some(8)], 0),
+        config([Some(8), None], 0),
+        config([Some(8), None], 3),
+        config([Some(9), None], 0),
+    ];
+    for (i, from) in all.iter().enumerate() {
+        let staged = {
+            let cache = KvCache::new(from).unwrap();
+            cache.stage_out(cache.sequence()).unwrap()
+        };
+        for (j, to) in all.iter().enumerate() {
+            let cache = KvCache::new(to).unwrap();
+            assert_eq!(cache.stage_in(&staged).is_ok(), i == j, "{i} into {j}");
+        }
+    }
+}
