@@ -64,8 +64,9 @@ impl<M: Memory> KvCache<M> {
     /// Forgets the newest tokens of a sequence, so that `tokens` are left.
     ///
     /// # Errors
-    /// [`PlanError::PastMargin`](crate::plan::PlanError::PastMargin) in a shape with windows, beyond
-    /// [`CacheConfig::rollback`](super::CacheConfig::rollback).
+    /// [`PlanError::PastMargin`](crate::plan::PlanError::PastMargin) in a shape with windows, where a page
+    /// that is needed again is gone: beyond [`CacheConfig::rollback`](super::CacheConfig::rollback) at the
+    /// earliest.
     pub fn truncate(&self, sequence: &mut KvSequence, tokens: usize) -> Result<(), CacheError> {
         self.check_owner(sequence)?;
         sequence.tables.recover()?;
@@ -74,7 +75,8 @@ impl<M: Memory> KvCache<M> {
         }
         let rewrite = self.settled(|manager| manager.truncate(&mut sequence.tables, tokens))??;
         carry_out(rewrite, &self.memory, &sequence.layouts, &mut sequence.watch)?;
-        self.settle()
+        self.settle_if_it_can();
+        Ok(())
     }
 }
 
@@ -88,7 +90,8 @@ fn compress<M: Memory>(
     sequence.tables.recover()?;
     let tokens = sequence.tokens();
     let (evictable, extents) = sequence.extents();
-    let wanted = budget.pages_to_free(&extents, tokens, policy)?;
+    let wanted = budget.pages_to_free(&extents, tokens, policy);
+    let wanted = wanted.map_err(|error| error.with_head(|head| evictable[head]))?;
     if wanted == 0 {
         let (pages_freed, slots_evicted, slots_moved, pages_copied) = (0, 0, 0, 0);
         return Ok(Compressed { pages_freed, slots_evicted, slots_moved, pages_copied });
@@ -113,7 +116,8 @@ fn compress<M: Memory>(
             slots_per_page: extent.slots_per_page,
         })
         .collect();
-    let plan = plan(&heads, tokens, policy, wanted)?;
+    let plan = plan(&heads, tokens, policy, wanted);
+    let plan = plan.map_err(|error| error.with_head(|head| evictable[head]))?;
     drop(heads);
     let mut rewrites = plan.rewrites();
     rewrites.iter_mut().for_each(|rewrite| rewrite.head = evictable[rewrite.head]);
@@ -126,7 +130,7 @@ fn compress<M: Memory>(
     if let Some(watch) = &mut sequence.watch {
         watch.scores.iter_mut().for_each(|scores| scores.shrink_to(scores.len() + 64));
     }
-    cache.settle()?;
+    cache.settle_if_it_can();
     Ok(Compressed {
         pages_freed: plan.pages_freed(),
         slots_evicted: plan.victims(),

@@ -171,3 +171,34 @@ pub enum EvictError {
         floor: usize,
     },
 }
+
+impl EvictError {
+    /// The same, of the head that `name` gives for the one it is of: for who asked about some heads only.
+    pub(crate) fn with_head(mut self, name: impl FnOnce(usize) -> usize) -> Self {
+        match &mut self {
+            Self::EmptyPages(head)
+            | Self::PricedTwice(head)
+            | Self::NotPriced(head)
+            | Self::TooManySlots { head, .. }
+            | Self::Position { head, .. }
+            | Self::CostsCut { head, .. }
+            | Self::BadCosts { head, .. }
+            | Self::InfeasibleHead { head, .. } => *head = name(*head),
+            _ => {}
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_name_the_heads_that_callers_know() {
+        let [error, of_seven] =
+            [2, 7].map(|head| EvictError::InfeasibleHead { head, asked: 3, possible: 2, held: 5 });
+        assert_eq!(error.with_head(|head| [1, 4, 7][head]), of_seven);
+        assert_eq!(EvictError::EmptyBudget.with_head(|_| 9), EvictError::EmptyBudget);
+    }
+}
