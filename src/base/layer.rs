@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::shape_error::{CHANNEL_ALIGN, MAX_CHANNELS, ShapeError};
+use super::shape_error::{CHANNEL_ALIGN, MAX_CHANNELS, MAX_HEADS, MAX_SOFTCAP, ShapeError};
 
 /// Heads, channels and attention of one layer.
 ///
@@ -160,6 +160,9 @@ impl LayerShape {
         if kv_heads == 0 || query_heads == 0 {
             return Err(ShapeError::Zero { layers: 1, kv_heads, query_heads });
         }
+        if query_heads > MAX_HEADS {
+            return Err(ShapeError::TooManyHeads(query_heads));
+        }
         if !query_heads.is_multiple_of(kv_heads) {
             return Err(ShapeError::Ragged { query_heads, kv_heads });
         }
@@ -188,9 +191,9 @@ impl LayerShape {
     }
 
     /// The same, with scores held to ±`cap`: `cap · tanh(score / cap)`, as in Gemma 2
-    /// (arXiv 2408.00118, §2).
+    /// (arXiv 2408.00118, §2). At most 4,096, since it is computed to some 2e-7 of the cap.
     pub fn softcapped(self, cap: f32) -> Result<Self, ShapeError> {
-        if !cap.is_normal() || cap < 0.0 {
+        if !cap.is_normal() || !(0.0..=MAX_SOFTCAP).contains(&cap) {
             return Err(ShapeError::Softcap(cap));
         }
         Ok(Self { softcap: Some(cap), ..self })
@@ -298,6 +301,9 @@ mod tests {
                 "{window:?}"
             );
         }
+        let many = LayerShape::new(1, 1 << 60, 64);
+        assert_eq!(many, Err(ShapeError::TooManyHeads(1 << 60)));
+        assert_eq!(layer().softcapped(4097.0), Err(ShapeError::Softcap(4097.0)));
         for bad in [0.0, -1.0, f32::INFINITY, 1e-40] {
             assert_eq!(layer().scaled(bad), Err(ShapeError::Scale(bad)));
             assert_eq!(layer().softcapped(bad), Err(ShapeError::Softcap(bad)));

@@ -8,6 +8,8 @@ pub(super) const CHANNEL_ALIGN: usize = 16;
 pub(super) const MAX_CHANNELS: usize = 1024;
 /// See [`CacheShape::MAX_HEADS`](super::CacheShape::MAX_HEADS).
 pub(super) const MAX_HEADS: usize = 1 << 16;
+/// The largest [soft cap](super::LayerShape::softcapped).
+pub(super) const MAX_SOFTCAP: f32 = 4096.0;
 
 /// A shape no cache can have.
 #[derive(Clone, Debug, PartialEq, Error)]
@@ -56,8 +58,8 @@ pub enum ShapeError {
     /// A softmax scale that is zero, negative, subnormal or not finite.
     #[error("a softmax scale of {0} is no positive number")]
     Scale(f32),
-    /// A bound on logits that is zero, negative, subnormal or not finite.
-    #[error("a logit soft cap of {0} is no positive number")]
+    /// A bound on logits that is zero, negative, subnormal, too large or not finite.
+    #[error("a logit soft cap of {0} is no positive number up to {max}", max = MAX_SOFTCAP)]
     Softcap(f32),
     /// Sink logits that are not one finite number for each query head.
     #[error("{logits} sink logits for {query_heads} query heads: need one finite number for each")]
@@ -67,7 +69,7 @@ pub enum ShapeError {
         /// Query heads of the layer.
         query_heads: usize,
     },
-    /// More heads than a table index holds.
-    #[error("{0} KV heads over all layers are more than {max}", max = MAX_HEADS)]
+    /// More KV heads over all layers than a table index holds, or as many query heads in one layer.
+    #[error("{0} heads are more than {max}", max = MAX_HEADS)]
     TooManyHeads(usize),
 }
