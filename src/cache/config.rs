@@ -21,7 +21,8 @@ pub struct CacheConfig {
     /// The formats of each head's pages, and what becomes of values that they cannot hold.
     pub formats: FormatMap,
     /// Newest tokens that [`truncate`](super::KvCache::truncate) can take back in layers with a window, whose
-    /// pages otherwise leave as soon as no query will see them. Beyond it truncation is refused.
+    /// pages otherwise leave as soon as no query will see them. Beyond it truncation is refused where
+    /// such a page is gone.
     pub rollback: usize,
     /// How much memory.
     pub capacity: Capacity,

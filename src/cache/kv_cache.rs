@@ -47,7 +47,8 @@ impl KvCache {
         Self::in_memory(config, HostMemory::new)
     }
 
-    /// The page bytes. Steps wait while they are looked at.
+    /// The page bytes. Steps wait while they are looked at, so verbs of the cache are for after that: a
+    /// thread that has this and steps, compresses or, in debug builds, settles waits for itself.
     pub fn store(&self) -> impl Deref<Target = HostStore> {
         self.memory.store()
     }
@@ -177,6 +178,12 @@ impl<M: Memory> KvCache<M> {
         self.open_fence()
     }
 
+    /// After what cannot be undone: a memory that fails here keeps its pages behind the fence, and the next
+    /// verb says so, before it changes anything.
+    pub(super) fn settle_if_it_can(&self) {
+        let _ = self.settle();
+    }
+
     /// Opens the fence, then has `take` take pages; no other thread does either meanwhile.
     pub(super) fn settled<R>(
         &self,
@@ -242,8 +249,7 @@ impl<M: Memory> KvCache<M> {
     /// The planner: counters, admission, forecasts, audits. What was freed until now counts as free, once
     /// nothing reads it.
     pub fn manager(&self) -> &BlockManager {
-        // A memory that failed keeps its pages behind the fence; the next verb says so.
-        let _ = self.settle();
+        self.settle_if_it_can();
         &self.manager
     }
 

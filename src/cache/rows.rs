@@ -44,11 +44,16 @@ impl<'a> HostRows<'a> {
     where
         'a: 'b,
     {
-        buffer.resize(self.len(), 0.0);
         match self {
             Self::F32(values) => return values,
-            Self::F16(values) => values.convert_to_f32_slice(buffer),
-            Self::Bf16(values) => values.convert_to_f32_slice(buffer),
+            Self::F16(values) => {
+                buffer.resize(values.len(), 0.0);
+                values.convert_to_f32_slice(buffer);
+            }
+            Self::Bf16(values) => {
+                buffer.resize(values.len(), 0.0);
+                values.convert_to_f32_slice(buffer);
+            }
         }
         buffer
     }
@@ -75,15 +80,16 @@ impl HostOut<'_> {
         buffer: &mut Vec<f32>,
         f: impl FnOnce(&mut [f32]) -> Result<R, E>,
     ) -> Result<R, E> {
-        buffer.resize(self.len(), 0.0);
         match self {
             Self::F32(values) => f(values),
             Self::F16(values) => {
+                buffer.resize(values.len(), 0.0);
                 let done = f(buffer)?;
                 values.convert_from_f32_slice(buffer);
                 Ok(done)
             }
             Self::Bf16(values) => {
+                buffer.resize(values.len(), 0.0);
                 let done = f(buffer)?;
                 values.convert_from_f32_slice(buffer);
                 Ok(done)

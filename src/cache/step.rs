@@ -54,7 +54,8 @@ pub type CacheStep<'a, M = HostMemory> = StepOf<&'a KvCache<M>, &'a mut KvSequen
 
 /// A step that borrows nothing: it keeps its cache alive and its sequences locked, can be stored in a
 /// struct, sent to another thread, and held across layers while other sequences are opened, stepped,
-/// forked and dropped.
+/// forked and dropped. Forgotten (`mem::forget`), it takes its sequences along: they stay locked, with their
+/// pages.
 pub type SharedStep<M = HostMemory> = StepOf<Arc<KvCache<M>>, SequenceGuard>;
 
 /// A member of a step, and what the step needs of it beside its tables.
@@ -236,8 +237,7 @@ impl<C: CacheRef, S: KvMember> StepOf<C, S> {
     /// Keeps the new tokens.
     ///
     /// # Errors
-    /// A layer is missing; the step is then rolled back. What a device says of earlier work: the tokens are
-    /// kept then.
+    /// A layer is missing; the step is then rolled back.
     pub fn commit(mut self) -> Result<(), CacheError> {
         let layers = self.cache.cache().shape().layers();
         if self.next_layer != layers {
@@ -258,7 +258,8 @@ impl<C: CacheRef, S: KvMember> StepOf<C, S> {
             }
             self.cache.cache().count_saturated(self.saturated);
         }
-        self.cache.cache().settle()
+        self.cache.cache().settle_if_it_can();
+        Ok(())
     }
 }
 
@@ -266,8 +267,7 @@ impl<C: CacheRef, S: KvMember> Drop for StepOf<C, S> {
     fn drop(&mut self) {
         if let Some(step) = self.step.take() {
             drop(step);
-            // What cannot be freed now stays behind the fence for the next verb.
-            let _ = self.cache.cache().settle();
+            self.cache.cache().settle_if_it_can();
         }
     }
 }
