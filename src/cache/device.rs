@@ -35,6 +35,9 @@ const STAGING: (usize, usize) = (4, 1 << 20);
 /// scores at rest are in host memory. Keys and values that a page format cannot hold are saturated, whatever
 /// the formats' [`Overflow`](crate::format::Overflow) says, and counted ([`KvCache::saturated`]). Pages that
 /// are given back can be taken again once the work of then is done. K and V are of the same width.
+///
+/// Scores are those of the kernels: what a host settles, rows with a log-sum-exp of 64 or more and faint
+/// queries, is left as it is ([`CudaAttention::queue`]).
 #[derive(Debug)]
 pub struct DeviceMemory {
     kernels: Arc<Kernels>,
