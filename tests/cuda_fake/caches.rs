@@ -100,8 +100,7 @@ fn scores(kernels: &Arc<Kernels>, tokens: usize, skip_newest: usize) -> Vec<f32>
     let mut sequence = cache.sequence();
     sequence.observe(Arc::clone(&asks) as Arc<dyn Scorer>);
     step(&cache, &mut sequence, tokens, 1.0).unwrap();
-    let shown = asks.shown.lock().clone();
-    shown
+    std::mem::take(&mut *asks.shown.lock())
 }
 
 #[test]

@@ -176,7 +176,8 @@ impl CudaAttention {
     /// kernels' range, which is past the logits that models have, are NaN. Faint queries (all of
     /// |q · scale · log₂ e| < 2⁻⁸) lose bits over f16 and i8 keys, and nothing shows it. Scores of rows with
     /// a log-sum-exp of 64 or more stay as the kernels give them, with the rounding of logits in the
-    /// probabilities.
+    /// probabilities. Keys and values that pages could not hold are numbers by now, and show in the count of
+    /// the saturated alone.
     ///
     /// # Errors
     /// As [`attend`](Attention::attend).
