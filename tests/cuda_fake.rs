@@ -1,6 +1,8 @@
 //! The CUDA side against a driver in host memory: everything but the kernels' own code.
 #![cfg(unix)]
 
+#[path = "cuda_fake/caches.rs"]
+mod caches;
 #[path = "cuda_support/compiler.rs"]
 mod compiler;
 #[path = "cuda_support/emulate.rs"]

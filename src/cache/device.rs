@@ -19,7 +19,7 @@ use crate::{
         CudaAttention, CudaStore, DeviceError, Kernels, StepFence,
         attention::{Appender, DeviceTensors, NO_SLOT, NewRows},
         eviction::SlotAddresses,
-        kernels::Specialisation,
+        kernels::{MOST_HEAD_DIM, Specialisation},
     },
     format::{PageLayout, SlotFormat},
     plan::StepId,
@@ -35,6 +35,9 @@ const STAGING: (usize, usize) = (4, 1 << 20);
 /// scores at rest are in host memory. Keys and values that a page format cannot hold are saturated, whatever
 /// the formats' [`Overflow`](crate::format::Overflow) says, and counted ([`KvCache::saturated`]). Pages that
 /// are given back can be taken again once the work of then is done. K and V are of the same width.
+///
+/// Scores are those of the kernels: what a host settles, rows with a log-sum-exp of 64 or more and faint
+/// queries, is left as it is ([`CudaAttention::queue`]).
 #[derive(Debug)]
 pub struct DeviceMemory {
     kernels: Arc<Kernels>,
@@ -43,16 +46,17 @@ pub struct DeviceMemory {
     store: Mutex<CudaStore>,
     fence: Mutex<StepFence>,
     work: Mutex<Work>,
+    /// Buffers of steps that are between layers.
+    scratch: Mutex<Vec<Runs>>,
     pages: usize,
     page_bytes: usize,
 }
 
-/// What launches, and its buffers.
+/// What appends, and its buffers.
 #[derive(Debug)]
 struct Work {
     staging: Staging,
     appenders: HashMap<Vec<String>, Appending>,
-    runs: Runs,
 }
 
 /// The append kernel of one specialisation.
@@ -68,7 +72,9 @@ impl KvCache<DeviceMemory> {
     /// A cache on the device of `kernels`, whose work is queued in `stream`.
     ///
     /// # Errors
-    /// Also [`CacheError::Store`] for memory that the device does not have, and for kernels of another context.
+    /// Also [`CacheError::Unsupported`] for heads whose K and V differ in channels, or have more than the
+    /// kernels take ([`MOST_HEAD_DIM`]), and [`CacheError::Store`] for memory that the device does not have,
+    /// and for kernels of another context.
     pub fn on_device(
         config: &CacheConfig,
         kernels: Arc<Kernels>,
@@ -77,6 +83,9 @@ impl KvCache<DeviceMemory> {
         let unequal = config.shape.iter().any(|layer| layer.channels().alike().is_none());
         if unequal {
             return Err(CacheError::Unsupported("keys and values of different channels"));
+        }
+        if config.shape.iter().any(|layer| layer.k_dim() > MOST_HEAD_DIM) {
+            return Err(CacheError::Unsupported("heads of more than 256 channels"));
         }
         Self::in_memory(config, |pages, page_bytes| {
             DeviceMemory::new(kernels, stream, pages, page_bytes)
@@ -96,7 +105,7 @@ impl DeviceMemory {
         let attention = CudaAttention::new(Arc::clone(&kernels)).map_err(device)?;
         let staging = Staging::new(kernels.context(), STAGING.0, STAGING.1);
         let staging = staging.map_err(|error| device(error.into()))?;
-        let work = Work { staging, appenders: HashMap::new(), runs: Runs::default() };
+        let work = Work { staging, appenders: HashMap::new() };
         Ok(Self {
             fence: Mutex::new(StepFence::new(kernels.context())),
             kernels,
@@ -104,6 +113,7 @@ impl DeviceMemory {
             attention,
             store: Mutex::new(store),
             work: Mutex::new(work),
+            scratch: Mutex::default(),
             pages,
             page_bytes,
         })
@@ -185,7 +195,7 @@ impl DeviceMemory {
 
     fn append_rows(
         &self,
-        Work { staging, appenders, .. }: &mut Work,
+        Work { staging, appenders }: &mut Work,
         specialisation: &Specialisation,
         slots: &[u64],
         rows: &NewRows,
@@ -200,9 +210,11 @@ impl DeviceMemory {
             }
         };
         if appending.most_rows < slots.len() {
-            appending.counted += appending.appender.saturated(staging, stream)?;
-            appending.most_rows = slots.len().next_power_of_two();
-            appending.appender = new(appending.most_rows)?;
+            let most_rows = slots.len().next_power_of_two();
+            // Before anything is changed: a device without the memory for it keeps the appender it has.
+            let appender = new(most_rows)?;
+            let counted = appending.counted + appending.appender.saturated(staging, stream)?;
+            *appending = Appending { appender, most_rows, counted };
         }
         appending.appender.plan(slots, &[], staging, stream)?;
         let arena = self.store.lock().address();
@@ -249,6 +261,9 @@ impl Memory for DeviceMemory {
             if view.element() != q.element() {
                 return bad("it is not of the type of q");
             }
+            if tokens > 1 && u32::try_from(view.stride()).is_err() {
+                return bad("its rows are further apart than 32 bits count");
+            }
             // Four numbers are read at once.
             let apart = tokens < 2 || view.stride().is_multiple_of(4);
             if !view.address().is_multiple_of(4 * view.element().bytes() as u64) || !apart {
@@ -276,10 +291,12 @@ impl Memory for DeviceMemory {
         out: DeviceRowsMut<'_>,
     ) -> Result<Attended, CacheError> {
         let out = out.as_rows();
-        let mut state = self.work.lock();
-        self.append(work, &mut state, k, v).map_err(device)?;
+        // Locked for the launches alone: scorers run below, and may ask this memory something. The stream
+        // keeps what a step appends before what it attends to, whatever another step queues between.
+        self.append(work, &mut self.work.lock(), k, v).map_err(device)?;
+        let mut runs = self.scratch.lock().pop().unwrap_or_default();
         let read_keys = |table: TablePages<'_>, keys: &mut [f32]| self.read_keys(table, keys);
-        let noted = state.runs.attend(work, &read_keys, &mut |run| {
+        let noted = runs.attend(work, &read_keys, &mut |run| {
             let queries = q.rows_of(run.tokens.clone()).map_err(cuda)?;
             let out = out.rows_of(run.tokens.clone()).map_err(cuda)?;
             // One token's rows have no next one's, and may be any distance from it.
@@ -295,8 +312,9 @@ impl Memory for DeviceMemory {
             // SAFETY: the views' rows are vouched for by who made them, and were checked to be those of the
             // batch.
             Ok(unsafe { self.attention.queue(&store, &batch, &tensors, run.scores) }?)
-        })?;
-        Ok(Attended { saturated: 0, noted })
+        });
+        self.scratch.lock().push(runs);
+        Ok(Attended { saturated: 0, noted: noted? })
     }
 
     fn copy_pages(&self, copies: &[(u32, u32)]) -> Result<(), CacheError> {
@@ -330,7 +348,7 @@ impl Memory for DeviceMemory {
     }
 
     fn saturated(&self) -> Result<u64, CacheError> {
-        let Work { staging, appenders, .. } = &mut *self.work.lock();
+        let Work { staging, appenders } = &mut *self.work.lock();
         let mut saturated = 0;
         for appending in appenders.values() {
             let counted = appending.appender.saturated(staging, &self.stream).map_err(device)?;

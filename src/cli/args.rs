@@ -7,7 +7,7 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::{error::CliError, given::Given, place::Place};
+use super::{error::CliError, given::Given, output::Results, place::Place};
 use crate::{
     base::{CacheShape, Channels},
     cache::{CacheConfig, CacheError, Capacity, Compression, FormatMap},
@@ -38,8 +38,9 @@ pub(super) struct PageArgs {
     /// Page format: f32, f16, bf16, i8, or k=FORMAT,v=FORMAT.
     #[arg(long, default_value = "f16")]
     pub format: PageFormat,
-    /// Store keys and values that the page format cannot hold as the largest that it can (NaN as zero),
-    /// instead of ending the request.
+    /// Accept keys and values that the page format cannot hold, stored as the largest that it can (NaN as
+    /// zero), and say how many there were. Without it, the first one ends the request; on a device, which
+    /// stores all of them so, the command ends with an error once its work is done.
     #[arg(long)]
     pub saturate: bool,
     /// Tokens of one head that a page holds in f16.
@@ -59,6 +60,22 @@ impl PageArgs {
         PageLayout::page_bytes_for(PageFormat::default(), narrowest, self.block_tokens)
             .map_err(CacheError::from)?;
         Ok(())
+    }
+
+    /// What to say of keys and values that were saturated: hosts saturate where it is asked for, devices
+    /// always.
+    pub fn check_saturated(&self, count: u64, results: &Results) -> Result<(), CliError> {
+        match count {
+            0 => Ok(()),
+            _ if self.saturate => {
+                let format = self.format;
+                results.note(format!(
+                    "{count} keys or values that {format} pages cannot hold were saturated\n"
+                ));
+                Ok(())
+            }
+            _ => Err(CliError::Saturated { count, format: self.format }),
+        }
     }
 
     pub fn config(&self, shape: &CacheShape, capacity: Capacity) -> CacheConfig {
@@ -297,5 +314,23 @@ impl JsonArgs {
     /// The path, if one was given.
     pub fn path(&self) -> Option<&Path> {
         self.json.as_deref()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saturated_values_are_an_error_unless_they_are_accepted() {
+        let results = Results::to(None, None, &[]).unwrap();
+        let pages =
+            |saturate| PageArgs { format: PageFormat::default(), saturate, block_tokens: 16 };
+        assert!(pages(false).check_saturated(0, &results).is_ok());
+        assert!(pages(true).check_saturated(3, &results).is_ok());
+        let error = pages(false).check_saturated(3, &results).unwrap_err().to_string();
+        let text = "3 keys or values were more than f16 pages hold, and the results are of saturated \
+                    ones; --saturate accepts that";
+        assert_eq!(error, text);
     }
 }

@@ -65,6 +65,8 @@ impl Demo {
         results.print(rates.table())?;
         let serving = comparison.run()?;
         results.print(serving.table())?;
+        let saturated = [rates.saturated, serving.plain.saturated, serving.compressed.saturated];
+        self.pages.check_saturated(saturated.iter().sum(), results)?;
         let outcome = Outcome {
             model: loaded.name(),
             format: self.pages.format.to_string(),

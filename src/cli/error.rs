@@ -15,6 +15,7 @@ use crate::{
     engine::{EngineError, ModelError, SamplingError, TokenizerError},
     evict::EvictError,
     fetch::FetchError,
+    format::PageFormat,
     report::ReportError,
 };
 
@@ -40,6 +41,12 @@ pub(super) enum CliError {
     Evict(#[from] EvictError),
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// Found at the end: devices saturate without asking.
+    #[error(
+        "{count} keys or values were more than {format} pages hold, and the results are of saturated ones; \
+         --saturate accepts that"
+    )]
+    Saturated { count: u64, format: PageFormat },
     /// A device asked of a build that knows none.
     #[cfg(not(feature = "cuda"))]
     #[error("--device {0}: this build has no CUDA; build it with `--features cuda`")]
@@ -47,15 +54,14 @@ pub(super) enum CliError {
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Nvrtc(#[from] ObtainError),
-    // The compiler's log has lines of its own.
     #[cfg(feature = "measure")]
-    #[error("{}", one_line(.0))]
+    #[error(transparent)]
     Kernels(#[from] KernelsReportError),
     #[cfg(feature = "cuda")]
     #[error(transparent)]
     Cuda(#[from] CudaError),
     #[cfg(feature = "measure")]
-    #[error("{}", one_line(.0))]
+    #[error(transparent)]
     Bench(#[from] BenchError),
     #[cfg(feature = "measure")]
     #[error("the device's results are wrong; see the checks above")]

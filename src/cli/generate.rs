@@ -164,6 +164,7 @@ impl Generate {
         if let Finish::Failed(error) = finish {
             return Err(CliError::Request(error));
         }
+        self.pages.check_saturated(scheduler.cache().saturated()?, results)?;
         let seconds = start.elapsed().as_secs_f64();
         let stats = scheduler.stats();
         let page_bytes = scheduler.cache().layouts().of(0).page_bytes;

@@ -76,7 +76,8 @@ pub fn run() -> ExitCode {
     match environment::check().and_then(|()| command.run(&given)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            note(format!("headwise: {error}\n"));
+            // A compiler's log has lines of its own.
+            note(format!("headwise: {}\n", one_line(&error)));
             ExitCode::from(2)
         }
     }

@@ -79,13 +79,13 @@ impl ModelArgs {
     /// layer.
     #[cfg(feature = "cuda")]
     pub fn load_on(&self, number: usize) -> Result<Loaded<OnDevice>, CliError> {
-        // The device first: without one, nothing needs to be fetched.
+        // The device and cuBLAS first: without them, nothing needs to be fetched.
         let context = Driver::open().and_then(|driver| Context::new(&driver, number))?;
+        let gemm = Box::new(CuBlas::open(&context)?);
         let nvrtc = progress::fetching(Nvrtc::open_or_fetch)?;
         let cache = KernelCache::within(&CacheDir::from_env()?);
         let kernels = Arc::new(Kernels::new(&context, nvrtc, Some(cache)));
         let stream = Arc::new(Stream::new(&context)?);
-        let gemm = Box::new(CuBlas::open(&context)?);
         let (file, tokenizer, path) = self.open()?;
         let (weights, attention) = (Element::F16, Element::F32);
         let model = decoding(&file, |progress| {

@@ -264,6 +264,7 @@ mod tests {
             context_tokens: 2048,
             following_tokens: 128,
             prefill_tokens_per_second: 1.0,
+            saturated: 0,
             rows: vec![row],
         }
     }

@@ -22,6 +22,8 @@ pub(super) struct Rates {
     pub context_tokens: usize,
     pub following_tokens: usize,
     pub prefill_tokens_per_second: f64,
+    /// Keys and values that the page format could not hold and that were saturated.
+    pub saturated: u64,
     pub rows: Vec<Rate>,
 }
 
@@ -96,6 +98,7 @@ impl Demo {
             context_tokens: self.context,
             following_tokens: full.tokens,
             prefill_tokens_per_second: self.context as f64 / prefilled,
+            saturated: window.cache().saturated()?,
             rows,
         })
     }

@@ -40,6 +40,8 @@ pub(super) struct Run {
     pub decode_tokens_per_second: f64,
     /// Sequences that ran at the mean decoding step.
     pub mean_running: f64,
+    /// Keys and values that the page format could not hold and that were saturated.
+    pub saturated: u64,
     pub stats: ServeStats,
 }
 
@@ -163,6 +165,7 @@ impl Demo {
             tokens_per_second: stats.generated_tokens as f64 / seconds,
             decode_tokens_per_second: decoded as f64 / f64::max(decode_seconds, 1e-9),
             mean_running: decoded as f64 / f64::max(decode_steps as f64, 1.0),
+            saturated: scheduler.cache().saturated()?,
             stats,
         })
     }

@@ -71,6 +71,8 @@ struct Measured {
     context: usize,
     following: usize,
     windows: usize,
+    /// Keys and values that the page format could not hold and that were saturated.
+    saturated: u64,
     rows: Vec<Row>,
 }
 
@@ -133,6 +135,7 @@ impl Continuation {
         let config = self.pages.config(loaded.model.shape(), Capacity::Tokens(0));
         let work = starts.len() * (self.context + (ways.len() + 1) * self.following);
         let bar = progress::bar("continuation", "tokens", work);
+        let mut saturated = 0;
         let mut full = QualitySum::default();
         let mut sums = vec![QualitySum::default(); ways.len()];
         for &start in &starts {
@@ -150,8 +153,10 @@ impl Continuation {
                 sum.add(&window.measure(&way.compression)?);
                 bar.inc(self.following as u64);
             }
+            saturated += window.cache().saturated()?;
         }
         bar.finish_and_clear();
+        self.pages.check_saturated(saturated, results)?;
 
         let full = full.mean();
         let mut rows = vec![row(None, 1.0, full, full)];
@@ -165,6 +170,7 @@ impl Continuation {
             context: self.context,
             following: self.following,
             windows: starts.len(),
+            saturated,
             rows,
         })
     }

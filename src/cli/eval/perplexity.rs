@@ -98,6 +98,7 @@ impl Perplexity {
         let each = |done| bar.inc(done as u64);
         let result = perplexity(&loaded.model, &tokens, &options, each)?;
         bar.finish_and_clear();
+        self.pages.check_saturated(result.saturated, results)?;
         results.print(format!(
             "{} pages: perplexity {:.4} over {} tokens in {} windows of {} ({} of KV pages each)\n",
             self.pages.format,

@@ -172,8 +172,12 @@ impl CudaAttention {
     /// Queues attention with queries and outputs on the device; `batch.q` is not looked at. Waits only
     /// where `scores` are asked for. Rows of a query that sees no slot are zeroed.
     ///
-    /// f32 holds the logits that models have: what leaves its range (see [`settle`]) is not found again
-    /// here, where nobody waits for it, and shows as NaN.
+    /// Nothing is settled here as [`attend`](Attention::attend) does, whose caller waits. Rows that leave the
+    /// kernels' range, which is past the logits that models have, are NaN. Faint queries (all of
+    /// |q · scale · log₂ e| < 2⁻⁸) lose bits over f16 and i8 keys, and nothing shows it. Scores of rows with
+    /// a log-sum-exp of 64 or more stay as the kernels give them, with the rounding of logits in the
+    /// probabilities. Keys and values that pages could not hold are numbers by now, and show in the count of
+    /// the saturated alone.
     ///
     /// # Errors
     /// As [`attend`](Attention::attend).
@@ -213,9 +217,11 @@ impl CudaAttention {
         if let Some(scores) = scores {
             let group = batch.layer.group();
             let mut sums = vec![0f32; parts.slots * group];
-            let State { staging, sums: on_device, .. } = &mut *state;
-            let down = on_device.download(staging, stream, &mut sums);
-            down.map_err(|error| device(error.into()))?;
+            if parts.scored() {
+                let State { staging, sums: on_device, .. } = &mut *state;
+                let down = on_device.download(staging, stream, &mut sums);
+                down.map_err(|error| device(error.into()))?;
+            }
             for slots in parts.unscored {
                 sums[slots.start * group..slots.end * group].fill(0.0);
             }
@@ -335,6 +341,11 @@ impl Parts {
         Ok(parts)
     }
 
+    /// Whether a kernel writes sums: without one there is no memory for them, and all are zero.
+    fn scored(&self) -> bool {
+        self.uniform.iter().any(|uniform| !uniform.score.is_empty())
+    }
+
     fn of<'a>(
         all: &'a mut Vec<Uniform>,
         layout: &PageLayout,
@@ -372,7 +383,10 @@ impl State {
         unsafe { self.queue(kernels, store, batch, parts, [queries, out], row_stride) }?;
         self.out.download(&mut self.staging, stream, output.out)?;
         self.lse.download(&mut self.staging, stream, output.lse)?;
-        Ok(self.sums.download(&mut self.staging, stream, sums)?)
+        if parts.scored() {
+            self.sums.download(&mut self.staging, stream, sums)?;
+        }
+        Ok(())
     }
 
     /// Queues the launches of a batch. Afterwards log-sum-exps and sums are in the buffers for that.
@@ -408,8 +422,7 @@ impl State {
             logits: 0,
             scoring,
         };
-        let scored = parts.uniform.iter().any(|uniform| !uniform.score.is_empty());
-        let sums = if scored { parts.slots * batch.layer.group() } else { 0 };
+        let sums = if parts.scored() { parts.slots * batch.layer.group() } else { 0 };
         let sums_at = self.sums.reserve(context, sums * size_of::<f32>())?.address();
         for uniform in &parts.uniform {
             let specialisation = &uniform.specialisation;

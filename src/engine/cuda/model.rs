@@ -49,7 +49,9 @@ pub struct DeviceSetup<'a> {
     /// Where everything is queued, of the same context.
     pub stream: Arc<Stream>,
     /// How weights, and what they are multiplied with, are stored: f16 or bf16. f16 has eight times the
-    /// precision; activations beyond 65,504 become infinite in it, and logits that are not numbers say so.
+    /// precision; activations beyond 65,504 become infinite in it. Keys and values that come of them are
+    /// saturated and counted ([`KvCache::saturated`](crate::cache::KvCache::saturated)), NaN as zero, so that
+    /// logits need not say so.
     pub weights: Element,
     /// How queries, keys, values and the attention's output are stored: f32, or as the weights.
     pub attention: Element,

@@ -38,6 +38,8 @@ pub struct PerplexityResult {
     pub pages: usize,
     /// Bytes of them.
     pub page_bytes_held: usize,
+    /// Keys and values that the page format could not hold and that were saturated.
+    pub saturated: u64,
 }
 
 impl PerplexityOptions {
@@ -102,5 +104,6 @@ pub fn perplexity<R: Runner>(
     let nll = sum.mean().ok_or_else(short)?;
     let page_bytes_held = pages * config.page_bytes()?;
     let (perplexity, tokens) = (nll.exp(), sum.tokens());
-    Ok(PerplexityResult { perplexity, nll, tokens, windows, pages, page_bytes_held })
+    let saturated = cache.saturated()?;
+    Ok(PerplexityResult { perplexity, nll, tokens, windows, pages, page_bytes_held, saturated })
 }
