@@ -5,10 +5,11 @@ use std::{collections::HashMap, f32::consts::LOG2_E, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{
-    decode::{DecodeHead, Decoder, Tensors},
-    prefill::{PrefillHead, Prefiller},
+    decode::{Decoder, Tensors},
+    parts::{Parts, Uniform},
+    prefill::Prefiller,
     scoring::Scoring,
-    window::{WindowHead, WindowScorer},
+    window::WindowScorer,
 };
 use crate::{
     attend::{
@@ -20,13 +21,8 @@ use crate::{
         Growing, Staging,
         driver::{DeviceBuffer, Stream},
     },
-    device::{
-        error::DeviceError,
-        kernels::{Specialisation, Terms},
-        loader::Kernels,
-        store::CudaStore,
-    },
-    format::{PageLayout, SlotFormat},
+    device::{error::DeviceError, loader::Kernels, store::CudaStore},
+    format::SlotFormat,
     store::StoreError,
 };
 
@@ -65,26 +61,6 @@ struct Launchers {
     decoder: Option<Decoder>,
     prefiller: Option<Prefiller>,
     scorer: Option<WindowScorer>,
-}
-
-/// The heads of a batch that share a layout, and so a launch.
-struct Uniform {
-    specialisation: Specialisation,
-    decode: Vec<DecodeHead>,
-    prefill: Vec<PrefillHead>,
-    score: Vec<WindowHead>,
-}
-
-/// A batch taken apart.
-struct Parts {
-    page_ids: Vec<u32>,
-    uniform: Vec<Uniform>,
-    /// Slots over all heads, each of which has a sum per query head of its group.
-    slots: usize,
-    /// Rows whose query sees no slot and that no kernel writes.
-    blind: Vec<std::ops::Range<usize>>,
-    /// Slots that no query of the window counts and that no kernel writes a sum for.
-    unscored: Vec<std::ops::Range<usize>>,
 }
 
 impl CudaAttention {
@@ -266,101 +242,6 @@ fn doubt_faint_queries(batch: &Batch<'_>, lse: &mut [f32]) {
                 *lse = f32::NAN;
             }
         }
-    }
-}
-
-impl Parts {
-    /// `row_stride` is the distance from a token's rows of queries to the next token's, in rows.
-    fn new(
-        batch: &Batch<'_>,
-        row_stride: usize,
-        io: SlotFormat,
-        scores: Option<&SlotScores>,
-    ) -> Result<Self, AttendError> {
-        let group = batch.layer.group();
-        let tokens = batch.tokens();
-        let too_large = || AttendError::TooLarge { tokens };
-        let index = |value: usize| u32::try_from(value).map_err(|_| too_large());
-        let mut parts = Self {
-            page_ids: Vec::new(),
-            uniform: Vec::new(),
-            slots: 0,
-            blind: Vec::new(),
-            unscored: Vec::new(),
-        };
-        let mut first_row = 0;
-        for span in batch.spans {
-            for (h, head) in span.heads.iter().enumerate() {
-                let pages = index(parts.page_ids.len())?;
-                parts.page_ids.extend_from_slice(&head.pages[..head.used_pages()]);
-                let at = parts.slots;
-                parts.slots += head.slots;
-                if span.tokens == 0 {
-                    parts.unscored.push(at..parts.slots);
-                    continue;
-                }
-                // Tokens older than every slot see nothing.
-                let blind = span.tokens.saturating_sub(head.slots).min(span.tokens - 1);
-                for token in 0..blind {
-                    let row = first_row + token * row_stride + h * group;
-                    parts.blind.push(row..row + group);
-                }
-                let query = index(first_row + blind * row_stride + h * group)?;
-                let slots = index(head.slots)?;
-                let uniform = Self::of(&mut parts.uniform, head.layout, batch.layer, io);
-                if span.tokens - blind == 1 {
-                    uniform.decode.push(DecodeHead { query, pages, slots, logits: 0 });
-                } else {
-                    let tokens = index(span.tokens - blind)?;
-                    uniform.prefill.push(PrefillHead { query, pages, slots, tokens });
-                }
-                if let Some(scores) = scores {
-                    // The first token of the window that sees a slot that counts.
-                    let skip = scores.skip_newest();
-                    let first = span.tokens.saturating_add(skip).saturating_sub(head.slots);
-                    let window = scores.tokens(span).start.max(first);
-                    if window >= span.tokens {
-                        parts.unscored.push(at..parts.slots);
-                        continue;
-                    }
-                    index(parts.slots)?;
-                    uniform.score.push(WindowHead {
-                        query: index(first_row + window * row_stride + h * group)?,
-                        pages,
-                        slots,
-                        before: index(head.slots - skip - (span.tokens - window))?,
-                        window: index(span.tokens - window)?,
-                        skip: index(skip)?,
-                        sums: index(at)?,
-                    });
-                }
-            }
-            first_row += span.tokens * row_stride;
-        }
-        index(first_row)?;
-        Ok(parts)
-    }
-
-    /// Whether a kernel writes sums: without one there is no memory for them, and all are zero.
-    fn scored(&self) -> bool {
-        self.uniform.iter().any(|uniform| !uniform.score.is_empty())
-    }
-
-    fn of<'a>(
-        all: &'a mut Vec<Uniform>,
-        layout: &PageLayout,
-        layer: &LayerShape,
-        io: SlotFormat,
-    ) -> &'a mut Uniform {
-        let found = all.iter().position(|uniform| uniform.specialisation.layout == *layout);
-        let at = found.unwrap_or_else(|| {
-            let plain = Specialisation::new(*layout, layer.group());
-            let specialisation = Specialisation { terms: Terms::of(layer), io, ..plain };
-            let (decode, prefill, score) = Default::default();
-            all.push(Uniform { specialisation, decode, prefill, score });
-            all.len() - 1
-        });
-        &mut all[at]
     }
 }
 

@@ -10,6 +10,7 @@ mod append_step;
 mod args;
 mod decode;
 mod host;
+mod parts;
 mod prefill;
 mod saturated;
 mod scoring;
