@@ -22,6 +22,9 @@ mod graph;
 mod launch_cases;
 #[path = "cuda_support/lifecycle.rs"]
 mod lifecycle;
+#[cfg(feature = "engine")]
+#[path = "cuda_support/matrix.rs"]
+mod matrix;
 #[path = "cuda_support/memory.rs"]
 mod memory;
 #[path = "cuda_support/serving.rs"]

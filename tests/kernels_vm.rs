@@ -36,6 +36,9 @@ mod launch_cases;
 #[cfg(unix)]
 #[path = "cuda_support/lifecycle.rs"]
 mod lifecycle;
+#[cfg(all(unix, feature = "engine"))]
+#[path = "cuda_support/matrix.rs"]
+mod matrix;
 mod ptxvm;
 #[cfg(unix)]
 #[path = "cuda_support/serving.rs"]

@@ -2,7 +2,6 @@
 
 use std::{ops::Range, path::Path, sync::Arc};
 
-use half::{bf16, f16};
 use headwise::{
     cache::{CacheConfig, FormatMap, KvCache},
     cuda::{
@@ -19,7 +18,10 @@ use headwise::{
     format::{PageFormat, SlotFormat},
 };
 
-use crate::tiny_llama::TinyLlama;
+use crate::{
+    matrix::{decode, encode},
+    tiny_llama::TinyLlama,
+};
 
 /// How a device's model is stored.
 #[derive(Clone, Copy, Debug)]
@@ -59,12 +61,7 @@ impl<K> HostAttention<K> {
             .collect();
         let mut bytes = vec![0; rows.rows() * rows.columns() * size];
         self.staging.download(stream, &buffer, &ranges, &mut bytes).unwrap();
-        let number = |bytes: &[u8]| match rows.element() {
-            Element::F32 => f32::from_le_bytes(bytes.try_into().unwrap()),
-            Element::F16 => f16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
-            Element::Bf16 => bf16::from_le_bytes(bytes.try_into().unwrap()).to_f32(),
-        };
-        bytes.chunks_exact(size).map(number).collect()
+        bytes.chunks_exact(size).map(|number| decode(rows.element(), number)).collect()
     }
 }
 
@@ -84,13 +81,8 @@ impl<K: KvBackend> DeviceKv for HostAttention<K> {
         let [q, k, v] = [q, k, v].map(|rows| self.download(rows, stream));
         let mut attended = vec![f32::NAN; q.len()];
         self.kv.attend(layer, &q, &k, &v, &mut attended)?;
-        let bytes: Vec<u8> = match out.element() {
-            Element::F32 => attended.iter().flat_map(|v| v.to_le_bytes()).collect(),
-            Element::F16 => attended.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect(),
-            Element::Bf16 => {
-                attended.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect()
-            }
-        };
+        let bytes: Vec<u8> =
+            attended.iter().flat_map(|&value| encode(out.element(), value)).collect();
         assert_eq!(out.stride(), out.columns());
         // SAFETY: the rows are dense, as was asserted, and the stream is waited for.
         let mut to = unsafe { DeviceBuffer::from_raw(out.context(), out.address(), bytes.len()) };
@@ -174,6 +166,20 @@ fn steps(
         .collect()
 }
 
+/// What all steps give on the host, and the names of their sequences.
+fn on_the_host(host: &Model) -> (Vec<LogitRows>, [SequenceId; 2]) {
+    let mut kv = ContiguousKv::new(host.shape().clone());
+    let sequences = [kv.add_sequence(), kv.add_sequence()];
+    let rows = steps(
+        |spans, members| {
+            kv.begin_step(members).unwrap();
+            host.forward(spans, &mut kv).unwrap()
+        },
+        sequences,
+    );
+    (rows, sequences)
+}
+
 fn write(tiny: &TinyLlama, folder: &Path) -> GgufFile {
     let path = folder.join("tiny.gguf");
     tiny.write(&path);
@@ -191,15 +197,7 @@ pub fn forward_agrees(
     let folder = tempfile::tempdir().unwrap();
     let file = write(tiny, folder.path());
     let host = Model::load(&file).unwrap();
-    let mut kv = ContiguousKv::new(host.shape().clone());
-    let sequences = [kv.add_sequence(), kv.add_sequence()];
-    let expected = steps(
-        |spans, members| {
-            kv.begin_step(members).unwrap();
-            host.forward(spans, &mut kv).unwrap()
-        },
-        sequences,
-    );
+    let (expected, _) = on_the_host(&host);
     let mut model = load(&file, kernels, gemm(), stored).unwrap();
     assert_eq!((model.config(), model.shape()), (host.config(), host.shape()));
     let stream = Arc::clone(model.stream());
@@ -253,15 +251,7 @@ pub fn forward_through_pages(
     let folder = tempfile::tempdir().unwrap();
     let file = write(tiny, folder.path());
     let host = Model::load(&file).unwrap();
-    let mut kv = ContiguousKv::new(host.shape().clone());
-    let ids = [kv.add_sequence(), kv.add_sequence()];
-    let expected = steps(
-        |spans, members| {
-            kv.begin_step(members).unwrap();
-            host.forward(spans, &mut kv).unwrap()
-        },
-        ids,
-    );
+    let (expected, ids) = on_the_host(&host);
     let mut model = load(&file, kernels, gemm(), stored).unwrap();
     let formats = FormatMap::uniform(PageFormat::both(SlotFormat::F32));
     let config =
